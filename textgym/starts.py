@@ -1,0 +1,144 @@
+"""Where an episode starts: a drawn prompt, or what the reset options name.
+
+Options: `prompt`, `prompt_ids` or `prompt_index`; `columns` beside one of the first two; `completion_ids` to start from a
+prefix. A vector environment takes `rows` too: the same keys with one value a row.
+"""
+
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from textgym.errors import did_you_mean
+from textgym.problem import Problem
+from textgym.prompts import Prompt, check_columns
+
+_NO_TOKENS = np.zeros(0, dtype=np.int64)
+_SOURCES = ("prompt", "prompt_ids", "prompt_index")
+OPTIONS = (*_SOURCES, "columns", "completion_ids")
+
+
+class Start(NamedTuple):
+    """The first state of an episode."""
+
+    prompt: Prompt
+    completion_ids: np.ndarray = _NO_TOKENS  # int64 [P], tokens that count as generated already
+
+
+def make_start(problem: Problem, options: dict[str, Any] | None, generator: np.random.Generator) -> Start:
+    """The start that the options name; without one, a prompt drawn with the generator.
+
+    Raises:
+        TypeError, ValueError: options that are unknown, contradict each other, or name a state outside the process.
+    """
+    if not options:
+        return Start(problem.prompts[int(generator.integers(len(problem.prompts)))])
+    check_options(options, OPTIONS)
+    given = [name for name in _SOURCES if options.get(name) is not None]
+    if len(given) > 1:
+        raise ValueError(f"reset options name {' and '.join(given)}; give one of them")
+    columns = options.get("columns")
+    if columns is not None and given not in (["prompt"], ["prompt_ids"]):
+        raise ValueError("the reset option 'columns' goes with 'prompt' or 'prompt_ids'; a prompt of the list has its own")
+    if not given:
+        prompt = problem.prompts[int(generator.integers(len(problem.prompts)))]
+    elif given == ["prompt_index"]:
+        prompt = problem.prompts[_index(options["prompt_index"], len(problem.prompts))]
+    else:
+        prompt = _own_prompt(problem, options, columns or {})
+    return Start(prompt, _prefix(problem, options.get("completion_ids")))
+
+
+def check_options(options: dict[str, Any], allowed: Sequence[str]) -> None:
+    """Refuse an option that nothing reads."""
+    for name in options:
+        if name not in allowed:
+            raise ValueError(
+                f"unknown reset option {name!r}; allowed: {', '.join(allowed)}.{did_you_mean(name, allowed)}"
+            )
+
+
+def row_options(options: dict[str, Any], num_rows: int) -> list[dict[str, Any]]:
+    """The options of each row of a vector environment: the shared ones, and the row's own out of `rows`.
+
+    Raises:
+        TypeError, ValueError: `rows` is no dict of one value a row, or repeats a shared option.
+    """
+    check_options(options, (*OPTIONS, "rows", "reset_mask"))
+    shared = {name: value for name, value in options.items() if name not in ("rows", "reset_mask")}
+    rows = options.get("rows")
+    if rows is None:
+        return [shared] * num_rows
+    if not isinstance(rows, dict):
+        raise TypeError(f"the reset option 'rows' is of type {type(rows).__name__}; give a dict of one value a row")
+    check_options(rows, OPTIONS)
+    for name, values in rows.items():
+        if name in shared:
+            raise ValueError(f"the reset option {name!r} is given for all rows and in 'rows'; give it once")
+        if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != num_rows:
+            raise ValueError(f"the reset option rows[{name!r}] needs one value for each of the {num_rows} rows")
+    return [shared | {name: values[row] for name, values in rows.items()} for row in range(num_rows)]
+
+
+def _own_prompt(problem: Problem, options: dict[str, Any], columns: dict[str, Any]) -> Prompt:
+    if not isinstance(columns, dict):
+        raise TypeError(f"the reset option 'columns' is of type {type(columns).__name__}; give a dict")
+    check_columns(columns, "the reset option 'columns'")
+    text = options.get("prompt")
+    if text is None:
+        ids = _ids(problem, "prompt_ids", options["prompt_ids"])
+        text = problem.vocabulary.decode(ids.tolist())
+    elif isinstance(text, str):
+        ids = np.array(problem.vocabulary.encode(text), dtype=np.int64)
+    else:
+        raise TypeError(f"the reset option 'prompt' is {text!r:.80} of type {type(text).__name__}; give a str")
+    if len(ids) > problem.max_prompt_tokens:
+        raise ValueError(
+            f"the prompt of the reset options has {len(ids)} tokens, more than max_prompt_tokens="
+            f"{problem.max_prompt_tokens}; shorten it, or make the environment with a larger max_prompt_tokens"
+        )
+    others = dict.fromkeys(problem.prompts.column_names)  # None where the options name no value
+    return Prompt(text, ids, others | columns)
+
+
+def _prefix(problem: Problem, completion_ids: Any) -> np.ndarray:
+    if completion_ids is None:
+        return _NO_TOKENS
+    ids = _ids(problem, "completion_ids", completion_ids)
+    stops = np.isin(ids, problem.vocabulary.stop_ids)
+    if stops.any():
+        place = int(stops.argmax())
+        raise ValueError(
+            f"the reset option 'completion_ids' ends the episode already: place {place} is the stop token {ids[place]}"
+        )
+    if len(ids) >= problem.max_new_tokens:
+        raise ValueError(
+            f"the reset option 'completion_ids' ends the episode already: it has {len(ids)} tokens, and "
+            f"max_new_tokens={problem.max_new_tokens}"
+        )
+    return ids
+
+
+def _ids(problem: Problem, name: str, value: Any) -> np.ndarray:
+    try:
+        ids = np.asarray(value if len(value) else _NO_TOKENS)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"the reset option {name!r} is {value!r:.80}; give a list of token ids") from error
+    if ids.ndim != 1 or not np.issubdtype(ids.dtype, np.integer):
+        raise TypeError(f"the reset option {name!r} is {value!r:.80}; give a flat list of integers")
+    size = problem.vocabulary.size
+    outside = (ids < 0) | (ids >= size)
+    if outside.any():
+        place = int(outside.argmax())
+        raise ValueError(f"the reset option {name!r} holds {ids[place]} at place {place}; ids are 0 to {size - 1}")
+    return ids.astype(np.int64)
+
+
+def _index(value: Any, count: int) -> int:
+    if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
+        raise TypeError(f"the reset option 'prompt_index' is {value!r} of type {type(value).__name__}; give an integer")
+    index = operator.index(value)
+    if not 0 <= index < count:
+        raise ValueError(f"the reset option 'prompt_index' is {index}; there are prompts 0 to {count - 1}")
+    return index

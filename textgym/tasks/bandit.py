@@ -1,0 +1,48 @@
+"""bandit: one token, each with a fixed reward; the prompt is empty.
+
+Diagnoses baselines: nothing but the comparison of arms is left.
+"""
+
+from textgym.tasks.base import ALPHABET, Task
+
+# level: number of arms
+LEVELS = {1: 3, 2: 10, 3: 32}
+
+
+class ArmTable:
+    """Score of an arm, read off a table by the first symbol of the completion.
+
+    >>> ArmTable({"a": 0.5, "b": 1.0})(completions=["b", "a"])
+    [1.0, 0.5]
+    """
+
+    __name__ = "arm_table"
+
+    def __init__(self, table: dict[str, float]) -> None:
+        self.table = table
+
+    def __call__(self, completions: list[str]) -> list[float]:
+        """Score n completions of at least one symbol."""
+        return [self.table[completion[0]] for completion in completions]
+
+
+def make(level: int) -> Task:
+    """The task at a level: n arms that pay 0, 1/(n-1), ..., 1.
+
+    The optimum is the best arm, 1. A uniform policy gets the mean of the arms, 1/2.
+    """
+    arms = LEVELS[level]
+    # The best arm stands in the middle: neither the first nor the last id, which a bug would favour, wins.
+    order = [(2 * arm + 1) % arms if arms % 2 else (arm + arms // 2) % arms for arm in range(arms)]
+    table = {ALPHABET[arm]: order[arm] / (arms - 1) for arm in range(arms)}
+    return Task(
+        name="bandit",
+        level=level,
+        tokenizer=list(ALPHABET[:arms]),
+        prompts=[""],
+        max_prompt_tokens=0,
+        max_new_tokens=1,
+        reward=ArmTable(table),
+        optimum=1.0,
+        uniform=0.5,
+    )

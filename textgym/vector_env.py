@@ -1,0 +1,232 @@
+"""TextGenVectorEnv: N rows of the transition behind Gymnasium's vector interface, in all three autoreset modes.
+
+Row i of an environment seeded s behaves exactly as a scalar environment seeded s + i.
+"""
+
+import operator
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from textgym.env import observation_space
+from textgym.problem import Problem, make_problem
+from textgym.rendering import RENDER_MODES, render_ansi, usable_render_mode
+from textgym.starts import make_start, row_options
+from textgym.transition import Transition
+
+
+class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+    """N text-generation environments as one; see `TextGenEnv` for the process.
+
+    Args:
+        num_envs: N.
+        autoreset_mode: Gymnasium's `AutoresetMode` or its value. In DISABLED an ended row is frozen until
+            `reset(options={"reset_mask": mask})`: it keeps observation, flags and info, pays 0 and ignores its action.
+        max_episode_steps: refused; the horizon is `max_new_tokens`.
+        render_mode: None or "ansi".
+        problem: a problem that is built already, instead of keywords.
+        **keywords: those of `textgym.problem.make_problem`.
+
+    Attributes:
+        problem: the checked keywords.
+        vocabulary: the tokens.
+        optimum: J*, or None where it is not known.
+        uniform: J of the uniform policy, or None where it is not known.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": 4}
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        *,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        max_episode_steps: int | None = None,
+        render_mode: str | None = None,
+        problem: Problem | None = None,
+        **keywords: Any,
+    ) -> None:
+        if isinstance(num_envs, bool) or not hasattr(num_envs, "__index__") or num_envs < 1:
+            raise ValueError(f"num_envs={num_envs!r}; give an integer of at least 1")
+        if max_episode_steps is not None:
+            raise ValueError(f"max_episode_steps={max_episode_steps}; the horizon of this environment is max_new_tokens")
+        if problem is not None and keywords:
+            raise TypeError(f"problem= is complete; leave out {', '.join(keywords)}")
+        self.problem = make_problem(**keywords) if problem is None else problem
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}
+        self.render_mode, warning = usable_render_mode(render_mode)
+        if warning:
+            warnings.warn(warning, UserWarning, stacklevel=2)
+        self.num_envs = operator.index(num_envs)
+        self.vocabulary = self.problem.vocabulary
+        self.optimum, self.uniform = self.problem.optimum, self.problem.uniform
+        self.single_observation_space = observation_space(self.problem.max_length, self.vocabulary.size)
+        self.single_action_space = gym.spaces.Discrete(self.vocabulary.size)
+        self.observation_space = batch_space(self.single_observation_space, self.num_envs)
+        self.action_space = batch_space(self.single_action_space, self.num_envs)
+        self._transition = Transition(self.problem, self.num_envs)
+        self._terminated = np.zeros(self.num_envs, dtype=bool)
+        self._generators: list[np.random.Generator | None] = [None] * self.num_envs
+        self._seeds: list[int | None] = [None] * self.num_envs
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        """Begin an episode in every row, or in those of `options["reset_mask"]`.
+
+        Args:
+            seed: an integer s seeds row i with s + i; a sequence holds one seed a row.
+            options: see `textgym.starts`; `rows` holds one value a row, `reset_mask` bool [N] picks rows.
+
+        Returns:
+            The observations int64 [N, L] and the infos; entries of rows that were not reset are 0 and masked out.
+        """
+        rows = np.arange(self.num_envs)
+        each = row_options(options, self.num_envs) if options else None
+        if options and options.get("reset_mask") is not None:
+            rows = np.flatnonzero(self._checked_mask(options["reset_mask"]))
+        self._seed(rows, seed)
+        self._start(rows, each)
+        self._terminated[rows] = False
+        return self._transition.tokens.copy(), self._infos(rows)
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        """Append a token to every running row.
+
+        Args:
+            actions: int [N], token ids 0 to V-1; that of a row which is frozen, or restarts now, is not looked at.
+
+        Returns:
+            The observations int64 [N, L], rewards float64 [N], terminated bool [N], truncated bool [N] (all False) and
+            infos. In SAME_STEP a row that ended shows its next episode, and `final_obs` and `final_info` the ended one.
+
+        Raises:
+            ValueError: an action outside the action space, or a wrong number of them.
+            textgym.RewardError: the reward function failed.
+            gymnasium.error.ResetNeeded: the environment was never reset.
+        """
+        actions = self._checked_actions(actions)
+        restarting = self._terminated if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.zeros_like(self._terminated)
+        stepping = np.flatnonzero(self._transition.running)
+        self._transition.reward[:] = 0.0
+        if len(stepping):
+            self._transition.step(actions, stepping)
+        rows = np.flatnonzero(restarting)
+        if len(rows):
+            self._start(rows, None)
+        if self.autoreset_mode is not AutoresetMode.DISABLED:
+            self._terminated = np.zeros(self.num_envs, dtype=bool)
+        self._terminated[stepping] = ~self._transition.running[stepping]
+        rewards, terminated = self._transition.reward.copy(), self._terminated.copy()
+        final = self._finish_same_step() if self.autoreset_mode is AutoresetMode.SAME_STEP else {}
+        infos = {**final, **self._infos(np.arange(self.num_envs))}
+        return self._transition.tokens.copy(), rewards, terminated, np.zeros_like(terminated), infos
+
+    def action_masks(self) -> np.ndarray:
+        """Which actions are legal now, bool [N, V]; all are, no task constrains them."""
+        return np.ones((self.num_envs, self.vocabulary.size), dtype=bool)
+
+    def render(self) -> tuple[str, ...] | None:  # type: ignore[override]
+        """Each row's episode as text with `render_mode="ansi"`, None without a render mode."""
+        if self.render_mode != "ansi":
+            return None
+        return tuple(render_ansi(self._transition, row) for row in range(self.num_envs))
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """What each row answers to the attribute or method `name`, N values."""
+        value = getattr(self, name)
+        if callable(value):
+            value = value(*args, **kwargs)
+        per_row = isinstance(value, tuple | list | np.ndarray) and len(value) == self.num_envs
+        return tuple(value) if per_row else (value,) * self.num_envs
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """The attribute `name` of each row, N values."""
+        return self.call(name)
+
+    @property
+    def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
+        """The seed of each row."""
+        return tuple(self._seeds)
+
+    @property
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The generator of each row."""
+        return tuple(self._generator(row) for row in range(self.num_envs))
+
+    def _start(self, rows: np.ndarray, options: list[dict[str, Any]] | None) -> None:
+        starts = [
+            make_start(self.problem, options[row] if options is not None else None, self._generator(row)) for row in rows
+        ]
+        self._transition.start(rows, starts)
+
+    def _finish_same_step(self) -> dict[str, Any]:
+        """Begin the next episode of every row that ended; what the ended ones looked like, as Gymnasium has it."""
+        rows = np.flatnonzero(self._terminated)
+        if not len(rows):
+            return {}
+        ended = self._terminated.copy()
+        final_obs = np.full(self.num_envs, None, dtype=object)
+        for row in rows:
+            final_obs[row] = self._transition.tokens[row].copy()
+        final_info = self._infos(rows)
+        self._start(rows, None)
+        self._terminated = np.zeros(self.num_envs, dtype=bool)
+        return {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended.copy()}
+
+    def _infos(self, rows: np.ndarray) -> dict[str, Any]:
+        present = np.zeros(self.num_envs, dtype=bool)
+        present[rows] = True
+        infos: dict[str, Any] = {}
+        for name, values in self._transition.infos().items():
+            if len(rows) < self.num_envs:
+                values[~present] = 0
+            infos[name], infos[f"_{name}"] = values, present.copy()
+        return infos
+
+    def _generator(self, row: int) -> np.random.Generator:
+        generator = self._generators[row]
+        if generator is None:
+            generator, self._seeds[row] = seeding.np_random()
+            self._generators[row] = generator
+        return generator
+
+    def _seed(self, rows: np.ndarray, seed: int | Sequence[int | None] | None) -> None:
+        if seed is None:
+            return
+        if hasattr(seed, "__index__"):
+            first = operator.index(seed)
+            seeds: list[int | None] = [first + row for row in range(self.num_envs)]
+        else:
+            seeds = [None if one is None else operator.index(one) for one in seed]
+        if len(seeds) != self.num_envs:
+            raise ValueError(f"seed has {len(seeds)} values; give an integer, or one for each of the {self.num_envs} rows")
+        for row in rows:
+            if seeds[row] is not None:
+                self._generators[row], self._seeds[row] = seeding.np_random(seeds[row])
+
+    def _checked_mask(self, mask: Any) -> np.ndarray:
+        if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
+            described = f"{mask.dtype} {mask.shape}" if isinstance(mask, np.ndarray) else type(mask).__name__
+            message = f"the reset option 'reset_mask' is {described}; give a numpy array, bool ({self.num_envs},)"
+            raise (TypeError if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ else ValueError)(message)
+        if not mask.any():
+            raise ValueError("the reset option 'reset_mask' is all False; set at least one row")
+        return mask
+
+    def _checked_actions(self, actions: Any) -> np.ndarray:
+        if not self._transition.length.any() and not self._transition.running.any() and not self._terminated.any():
+            raise gym.error.ResetNeeded("call reset() before the first step")
+        array = np.asarray(actions)
+        if array.shape != (self.num_envs,) or not np.issubdtype(array.dtype, np.integer):
+            raise ValueError(f"actions are {array.dtype} {array.shape}; give integers, one for each of {self.num_envs} rows")
+        return array
