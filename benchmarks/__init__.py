@@ -1,0 +1,1 @@
+"""Which reward scheme works, how sure are we, how fast is it."""

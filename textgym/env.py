@@ -2,7 +2,7 @@
 
 import operator
 import warnings
-from typing import Any, SupportsIndex
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -15,7 +15,7 @@ from textgym.transition import Transition
 _ROW = np.array([0])
 
 
-class TextGenEnv(gym.Env[np.ndarray, int]):
+class TextGenEnv(gym.Env[np.ndarray, np.int64]):
     """Text generation as a Markov decision process.
 
     ## Description
@@ -65,7 +65,9 @@ class TextGenEnv(gym.Env[np.ndarray, int]):
         self.action_space = gym.spaces.Discrete(self.vocabulary.size)
         self._transition = Transition(self.problem, 1)
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
         """Begin an episode.
 
         Args:
@@ -79,7 +81,7 @@ class TextGenEnv(gym.Env[np.ndarray, int]):
         self._transition.start(_ROW, [make_start(self.problem, options, self.np_random)])
         return self._transition.tokens[0].copy(), self._info()
 
-    def step(self, action: SupportsIndex) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Append a token.
 
         Args:
@@ -103,14 +105,15 @@ class TextGenEnv(gym.Env[np.ndarray, int]):
         """Which actions are legal now, bool [V]; all are, no task constrains them."""
         return np.ones(self.vocabulary.size, dtype=bool)
 
-    def render(self) -> str | None:  # type: ignore[override]
+    def render(self) -> str | None:
         """The episode as text with `render_mode="ansi"`, None without a render mode."""
         return render_ansi(self._transition, 0) if self.render_mode == "ansi" else None
 
     def _info(self) -> dict[str, Any]:
         # Plain Python numbers for scalars: Gymnasium batches them into the dtypes of the native vector environment.
         return {
-            name: values[0].item() if values.ndim == 1 else values[0] for name, values in self._transition.infos().items()
+            name: values[0].item() if values.ndim == 1 else values[0]
+            for name, values in self._transition.infos().items()
         }
 
 
@@ -126,4 +129,6 @@ def action_id(action: Any) -> int:
     try:
         return operator.index(action)
     except TypeError as error:
-        raise ValueError(f"action is {action!r:.80} of type {type(action).__name__}; give an integer token id") from error
+        raise ValueError(
+            f"action is {action!r:.80} of type {type(action).__name__}; give an integer token id"
+        ) from error

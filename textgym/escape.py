@@ -1,7 +1,7 @@
 """Make text from a model or a file safe to show.
 
-Text that a policy generated may hold terminal escapes, bidirectional overrides or forged line ends. `escape` writes such
-characters as visible codes. It does not quote for HTML; a page escapes with its own template engine.
+Text that a policy generated may hold terminal escapes, bidirectional overrides or forged line ends. `escape` writes
+such characters as visible codes. It does not quote for HTML; a page escapes with its own template engine.
 """
 
 import unicodedata
@@ -27,9 +27,7 @@ def escape(text: str, keep: str = "") -> str:
     """
     if text.isascii() and text.isprintable():
         return text
-    return "".join(
-        char if char in keep or unicodedata.category(char) not in _UNSAFE else _code(char) for char in text
-    )
+    return "".join(char if char in keep or unicodedata.category(char) not in _UNSAFE else _code(char) for char in text)
 
 
 def excerpt(text: str, limit: int = 200) -> str:

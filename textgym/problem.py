@@ -174,7 +174,9 @@ def _prompts(own: _Keywords, task: Task | None, vocabulary: Vocabulary, max_toke
     if max_tokens is None and own.tokenizer is None:
         max_tokens = task.max_prompt_tokens
     if max_tokens is None and len(task.prompts) > _MANY_ROWS:
-        raise ValueError(f"task {task.name!r} has {len(task.prompts)} prompts; with your tokenizer, give max_prompt_tokens")
+        raise ValueError(
+            f"task {task.name!r} has {len(task.prompts)} prompts; with your tokenizer, give max_prompt_tokens"
+        )
     return Prompts(task.prompts, vocabulary, max_tokens, lazy=max_tokens is not None)
 
 

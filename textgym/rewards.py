@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from textgym.errors import NotBuiltError, RewardError, did_you_mean
-from textgym.escape import excerpt
+from textgym.escape import escape, excerpt
 
 
 class Texts(NamedTuple):
@@ -62,7 +62,7 @@ class Reward:
 
     def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
         self.function = function
-        self.name = name or getattr(function, "__name__", type(function).__name__)
+        self.name = name or str(getattr(function, "__name__", type(function).__name__))
         self.names = (self.name,)
         self._accepted = _accepted_keywords(function, self.name)
 
@@ -78,7 +78,7 @@ class Reward:
         try:
             returned = self.function(**keywords)
         except (Exception, SystemExit) as error:
-            raise RewardError(self._about(texts, 0, f"raised {type(error).__name__}: {error}")) from error
+            raise RewardError(self._about(texts, 0, f"raised {type(error).__name__}: {escape(str(error))}")) from error
         score = self._numbers(returned, texts)
         return Scores(score, score[:, None].copy(), np.ones((len(score), 1), dtype=bool))
 
@@ -90,7 +90,9 @@ class Reward:
             raise RewardError(self._about(texts, 0, "returned an awaitable; async reward functions are not built yet"))
         if isinstance(returned, str | bytes | dict) or not hasattr(returned, "__len__"):
             kind = type(returned).__name__
-            raise RewardError(self._about(texts, 0, f"returned {returned!r:.80} of type {kind}; return a list of floats"))
+            raise RewardError(
+                self._about(texts, 0, f"returned {returned!r:.80} of type {kind}; return a list of floats")
+            )
         if len(returned) != count:
             raise RewardError(
                 self._about(texts, 0, f"returned {len(returned)} values for {count} completions; return one for each")
@@ -187,7 +189,9 @@ def _import_module(name: str) -> ModuleType:
         with _current_folder_on_path():
             return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        raise ImportError(f"reward module {name!r} is not found ({error}); for a file, write '{name}.py:...'") from error
+        raise ImportError(
+            f"reward module {name!r} is not found ({error}); for a file, write '{name}.py:...'"
+        ) from error
 
 
 @contextmanager

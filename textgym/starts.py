@@ -1,7 +1,7 @@
 """Where an episode starts: a drawn prompt, or what the reset options name.
 
-Options: `prompt`, `prompt_ids` or `prompt_index`; `columns` beside one of the first two; `completion_ids` to start from a
-prefix. A vector environment takes `rows` too: the same keys with one value a row.
+Options: `prompt`, `prompt_ids` or `prompt_index`; `columns` beside one of the first two; `completion_ids` to start from
+a prefix. A vector environment takes `rows` too: the same keys with one value a row.
 """
 
 import operator
@@ -40,7 +40,9 @@ def make_start(problem: Problem, options: dict[str, Any] | None, generator: np.r
         raise ValueError(f"reset options name {' and '.join(given)}; give one of them")
     columns = options.get("columns")
     if columns is not None and given not in (["prompt"], ["prompt_ids"]):
-        raise ValueError("the reset option 'columns' goes with 'prompt' or 'prompt_ids'; a prompt of the list has its own")
+        raise ValueError(
+            "the reset option 'columns' goes with 'prompt' or 'prompt_ids'; a prompt of the list has its own"
+        )
     if not given:
         prompt = problem.prompts[int(generator.integers(len(problem.prompts)))]
     elif given == ["prompt_index"]:

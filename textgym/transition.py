@@ -1,7 +1,7 @@
 """The decision process itself: N episodes side by side, as arrays.
 
-The state of a row is its token history; an action appends a token; a stop token or the horizon ends the episode, and the
-texts that ended together are scored in one call. The scalar and the vector environment both run this, so that there is
+The state of a row is its token history; an action appends a token; a stop token or the horizon ends the episode, and
+the texts that ended together are scored in one call. The scalar and the vector environment both run this, so that there is
 one process and not two. Autoreset, spaces and Gymnasium's conventions are left to them.
 """
 
@@ -66,6 +66,7 @@ class Transition:
         Raises:
             RewardError: the scheme pays by prefixes and the score of a starting prefix failed.
         """
+        self.running[rows] = False  # until nothing can fail any more
         self.tokens[rows] = self.problem.vocabulary.pad_id
         for row, (prompt, completion_ids) in zip(rows, starts, strict=True):
             prompt_length, length = len(prompt.ids), len(prompt.ids) + len(completion_ids)
@@ -74,13 +75,13 @@ class Transition:
             self.prompt_length[row], self.length[row] = prompt_length, length
             self._prompts[row], self._columns[row] = prompt.text, prompt.columns
         self.finish_reason[rows] = FinishReason.RUNNING
-        self.running[rows] = True
         self.reward[rows] = self.score[rows] = self.scores[rows] = self._prefix_score[rows] = 0.0
         self.scores_valid[rows] = False
         if self.problem.scheme.scores_prefixes:
             begun = rows[self.length[rows] > self.prompt_length[rows]]
             if len(begun):
                 self._prefix_score[begun] = self.problem.reward(self._texts(begun)).score
+        self.running[rows] = True
 
     def step(self, actions: np.ndarray, rows: np.ndarray) -> None:
         """Take one action in each of `rows`; the others stay as they are.

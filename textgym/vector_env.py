@@ -55,7 +55,9 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if isinstance(num_envs, bool) or not hasattr(num_envs, "__index__") or num_envs < 1:
             raise ValueError(f"num_envs={num_envs!r}; give an integer of at least 1")
         if max_episode_steps is not None:
-            raise ValueError(f"max_episode_steps={max_episode_steps}; the horizon of this environment is max_new_tokens")
+            raise ValueError(
+                f"max_episode_steps={max_episode_steps}; the horizon of this environment is max_new_tokens"
+            )
         if problem is not None and keywords:
             raise TypeError(f"problem= is complete; leave out {', '.join(keywords)}")
         self.problem = make_problem(**keywords) if problem is None else problem
@@ -97,9 +99,7 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._terminated[rows] = False
         return self._transition.tokens.copy(), self._infos(rows)
 
-    def step(
-        self, actions: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Append a token to every running row.
 
         Args:
@@ -114,15 +114,14 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             textgym.RewardError: the reward function failed.
             gymnasium.error.ResetNeeded: the environment was never reset.
         """
+        self._check_reset()
         actions = self._checked_actions(actions)
-        restarting = self._terminated if self.autoreset_mode is AutoresetMode.NEXT_STEP else np.zeros_like(self._terminated)
         stepping = np.flatnonzero(self._transition.running)
         self._transition.reward[:] = 0.0
         if len(stepping):
             self._transition.step(actions, stepping)
-        rows = np.flatnonzero(restarting)
-        if len(rows):
-            self._start(rows, None)
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._terminated.any():
+            self._start(np.flatnonzero(self._terminated), None)
         if self.autoreset_mode is not AutoresetMode.DISABLED:
             self._terminated = np.zeros(self.num_envs, dtype=bool)
         self._terminated[stepping] = ~self._transition.running[stepping]
@@ -135,7 +134,7 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Which actions are legal now, bool [N, V]; all are, no task constrains them."""
         return np.ones((self.num_envs, self.vocabulary.size), dtype=bool)
 
-    def render(self) -> tuple[str, ...] | None:  # type: ignore[override]
+    def render(self) -> tuple[str, ...] | None:
         """Each row's episode as text with `render_mode="ansi"`, None without a render mode."""
         if self.render_mode != "ansi":
             return None
@@ -159,13 +158,14 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return tuple(self._seeds)
 
     @property
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override, misc]
         """The generator of each row."""
         return tuple(self._generator(row) for row in range(self.num_envs))
 
     def _start(self, rows: np.ndarray, options: list[dict[str, Any]] | None) -> None:
         starts = [
-            make_start(self.problem, options[row] if options is not None else None, self._generator(row)) for row in rows
+            make_start(self.problem, options[row] if options is not None else None, self._generator(row))
+            for row in rows
         ]
         self._transition.start(rows, starts)
 
@@ -209,7 +209,9 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         else:
             seeds = [None if one is None else operator.index(one) for one in seed]
         if len(seeds) != self.num_envs:
-            raise ValueError(f"seed has {len(seeds)} values; give an integer, or one for each of the {self.num_envs} rows")
+            raise ValueError(
+                f"seed has {len(seeds)} values; give an integer, or one for each of the {self.num_envs} rows"
+            )
         for row in rows:
             if seeds[row] is not None:
                 self._generators[row], self._seeds[row] = seeding.np_random(seeds[row])
@@ -223,10 +225,19 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             raise ValueError("the reset option 'reset_mask' is all False; set at least one row")
         return mask
 
+    def _check_reset(self) -> None:
+        begun = self._transition.running | self._terminated
+        if self.autoreset_mode is AutoresetMode.DISABLED and begun.any():
+            return  # a row that was never begun is frozen, like one that has ended
+        if not begun.all():
+            raise gym.error.ResetNeeded(
+                f"call reset() before the first step: row {int(begun.argmin())} was never reset"
+            )
+
     def _checked_actions(self, actions: Any) -> np.ndarray:
-        if not self._transition.length.any() and not self._transition.running.any() and not self._terminated.any():
-            raise gym.error.ResetNeeded("call reset() before the first step")
         array = np.asarray(actions)
         if array.shape != (self.num_envs,) or not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(f"actions are {array.dtype} {array.shape}; give integers, one for each of {self.num_envs} rows")
+            raise ValueError(
+                f"actions are {array.dtype} {array.shape}; give integers, one for each of {self.num_envs} rows"
+            )
         return array

@@ -140,8 +140,8 @@ class Vocabulary:
                 some = ", ".join(excerpt(symbol) for symbol in sorted(symbols)[:20])
                 more = f" and {len(symbols) - 20} more" if len(symbols) > 20 else ""
                 return (
-                    f"no token for {excerpt(text[position])} at character {position} of {excerpt(text)}; the vocabulary "
-                    f"has {some}{more}. Add the symbol to the tokenizer or change the text ({error})"
+                    f"no token for {excerpt(text[position])} at character {position} of {excerpt(text)}; the "
+                    f"vocabulary has {some}{more}. Add the symbol to the tokenizer or change the text ({error})"
                 )
         return f"the tokenizer cannot encode {excerpt(texts[0])}: {error}"
 

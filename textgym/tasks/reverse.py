@@ -16,8 +16,7 @@ def reversed_share(prompts: list[str], completions: list[str]) -> list[float]:
     [0.75]
     """
     return [
-        share_of_right_tokens(completion, prompt[::-1])
-        for prompt, completion in zip(prompts, completions, strict=True)
+        share_of_right_tokens(completion, prompt[::-1]) for prompt, completion in zip(prompts, completions, strict=True)
     ]
 
 
