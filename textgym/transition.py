@@ -1,8 +1,8 @@
 """The decision process itself: N episodes side by side, as arrays.
 
 The state of a row is its token history; an action appends a token; a stop token or the horizon ends the episode, and
-the texts that ended together are scored in one call. The scalar and the vector environment both run this, so that there is
-one process and not two. Autoreset, spaces and Gymnasium's conventions are left to them.
+the texts that ended together are scored in one call. The scalar and the vector environment both run this, so that there
+is one process and not two. Autoreset, spaces and Gymnasium's conventions are left to them.
 """
 
 from collections.abc import Sequence

@@ -157,8 +157,8 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """The seed of each row."""
         return tuple(self._seeds)
 
-    @property
-    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override, misc]
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each row."""
         return tuple(self._generator(row) for row in range(self.num_envs))
 
