@@ -203,11 +203,10 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     def _seed(self, rows: np.ndarray, seed: int | Sequence[int | None] | None) -> None:
         if seed is None:
             return
-        if hasattr(seed, "__index__"):
-            first = operator.index(seed)
-            seeds: list[int | None] = [first + row for row in range(self.num_envs)]
-        else:
+        if isinstance(seed, Sequence | np.ndarray):
             seeds = [None if one is None else operator.index(one) for one in seed]
+        else:
+            seeds = [operator.index(seed) + row for row in range(self.num_envs)]
         if len(seeds) != self.num_envs:
             raise ValueError(
                 f"seed has {len(seeds)} values; give an integer, or one for each of the {self.num_envs} rows"

@@ -41,9 +41,11 @@ class Vocabulary:
         self.size = max(ids) + 1  # the number of tokens, or past the highest id where ids have holes
         self.pad_id = self.size
         self.stop_ids = self._checked_stop_ids(stop_ids, source)
-        self._adds_special_tokens = tokenizer.num_special_tokens_to_add(False) > 0
+        self._front = _front_special_tokens(tokenizer)
 
     def _checked_stop_ids(self, stop_ids: Iterable[int], source: str) -> tuple[int, ...]:
+        if isinstance(stop_ids, str) or not isinstance(stop_ids, Iterable):
+            raise TypeError(f"stop_ids is {stop_ids!r} of type {type(stop_ids).__name__}; give a list of integers")
         known = set()
         for stop_id in stop_ids:
             if isinstance(stop_id, bool) or not hasattr(stop_id, "__index__"):
@@ -124,10 +126,7 @@ class Vocabulary:
             bodies = [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
         except Exception as error:  # the library raises bare Exception and does not say where
             raise ValueError(self._explain(texts, error)) from error
-        if not self._adds_special_tokens:
-            return bodies
-        full = self.tokenizer.encode_batch(texts, add_special_tokens=True)
-        return [_without_closing(encoding.ids, body) for encoding, body in zip(full, bodies, strict=True)]
+        return [[*self._front, *body] for body in bodies]
 
     def _explain(self, texts: list[str], error: Exception) -> str:
         symbols = list(self.tokenizer.get_vocab())
@@ -191,12 +190,20 @@ def _longest_match(symbols: Sequence[str]) -> str:
     return "|".join(re.escape(symbol) for symbol in sorted(symbols, key=len, reverse=True))
 
 
-def _without_closing(full: list[int], body: list[int]) -> list[int]:
-    """`full` up to the end of `body`: special tokens that a template puts in front stay, those behind go."""
-    for start in range(len(full) - len(body) + 1):
-        if full[start : start + len(body)] == body:
-            return full[: start + len(body)]
-    return full
+def _front_special_tokens(tokenizer: Tokenizer) -> list[int]:
+    """What the tokenizer's template puts in front of a text, read off a symbol that is no such token itself."""
+    if not tokenizer.num_special_tokens_to_add(False):
+        return []
+    added = set(tokenizer.encode("").ids)
+    for symbol in sorted(tokenizer.get_vocab()):
+        try:
+            body = tokenizer.encode(symbol, add_special_tokens=False).ids
+        except Exception:  # the library raises bare Exception; a model without the unknown token
+            continue
+        if body and added.isdisjoint(body):
+            full = tokenizer.encode(symbol).ids
+            return full[: full.index(body[0])]
+    return []
 
 
 def _folder_stop_ids(folder: Path, tokenizer: Tokenizer) -> list[int]:
