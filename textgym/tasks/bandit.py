@@ -33,8 +33,7 @@ def make(level: int) -> Task:
     """
     arms = LEVELS[level]
     # The best arm stands in the middle: neither the first nor the last id, which a bug would favour, wins.
-    order = [(2 * arm + 1) % arms if arms % 2 else (arm + arms // 2) % arms for arm in range(arms)]
-    table = {ALPHABET[arm]: order[arm] / (arms - 1) for arm in range(arms)}
+    table = {ALPHABET[arm]: (arm + arms // 2) % arms / (arms - 1) for arm in range(arms)}
     return Task(
         name="bandit",
         level=level,
