@@ -17,7 +17,9 @@ def make(prompts, seen=None, **keywords):
             seen.append(received)
         return [0.0] * len(received["completions"])
 
-    return gym.make("textgym:TextGen-v0", prompts=prompts, tokenizer=SYMBOLS, reward=note, **{"max_new_tokens": 1, **keywords})
+    return gym.make(
+        "textgym:TextGen-v0", prompts=prompts, tokenizer=SYMBOLS, reward=note, **{"max_new_tokens": 1, **keywords}
+    )
 
 
 def columns_of(prompts, index):
