@@ -1,0 +1,280 @@
+"""PolicyGradient: the loop of the policy gradient theorem, with stable-baselines3's verbs.
+
+Does not print or write a run folder; a callback sees every update.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import torch
+from gymnasium.vector import VectorEnv
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from agents.algorithms import Algorithm, make_algorithm
+from agents.losses import entropy_bonus, policy_gradient_loss
+from agents.metrics import rollout_metrics
+from agents.policy import TransformerPolicy
+from agents.rollout import Rollout, collect, rollout_env
+
+_SETTINGS_FILE = "learner.json"
+_STATE_FILE = "learner.safetensors"
+
+
+class Update(NamedTuple):
+    """What a callback sees after each update."""
+
+    step: int  # updates so far, from 1
+    num_timesteps: int  # generated tokens so far
+    metrics: dict[str, float]  # TRL's names
+    rollout: Rollout
+    advantages: np.ndarray  # float64 [B, T]
+
+
+Callback = Callable[[Update], bool | None]
+
+
+class PolicyGradient:
+    """Ascend J(θ) = E[R(τ)] along ∇J = E[Σ_t ∇ log π_θ(a_t | s_t) A(s_t, a_t)].
+
+    Args:
+        policy: π_θ.
+        envs: `gym.make_vec("TextGen-v0", ...)`; see `agents.rollout.rollout_env` for modes and wrappers.
+        algorithm: a name of `agents.algorithms.ALGORITHMS`, or a row of one's own.
+        group_size: G, episodes that share a prompt.
+        episodes_per_update: B, a multiple of the group size.
+        learning_rate: of Adam.
+        entropy_coef: weight of the entropy bonus, per token, in units of reward.
+        max_grad_norm: the gradient is scaled down to this norm.
+        tokens_per_microbatch: most tokens, padding included, in one forward pass; the gradient does not depend on it.
+        seed: of the prompts and actions that are drawn.
+
+    Attributes:
+        num_timesteps: generated tokens so far.
+        num_updates: updates so far.
+
+    Raises:
+        TypeError, ValueError: settings outside their range, or envs that cannot be driven.
+    """
+
+    def __init__(
+        self,
+        policy: TransformerPolicy,
+        envs: VectorEnv,
+        algorithm: str | Algorithm = "rloo",
+        *,
+        group_size: int = 8,
+        episodes_per_update: int = 256,
+        learning_rate: float = 1e-3,
+        entropy_coef: float = 0.03,
+        max_grad_norm: float = 1.0,
+        tokens_per_microbatch: int = 16_384,
+        seed: int = 0,
+    ) -> None:
+        self.policy, self.envs = policy, rollout_env(envs)
+        self.algorithm = make_algorithm(algorithm)
+        self.settings: dict[str, Any] = {
+            "group_size": group_size,
+            "episodes_per_update": episodes_per_update,
+            "learning_rate": learning_rate,
+            "entropy_coef": entropy_coef,
+            "max_grad_norm": max_grad_norm,
+            "tokens_per_microbatch": tokens_per_microbatch,
+            "seed": seed,
+        }
+        _check_settings(self.settings, self.algorithm)
+        vocabulary = self.envs.unwrapped.vocabulary  # type: ignore[attr-defined]
+        if vocabulary.size != policy.size:
+            raise ValueError(
+                f"the policy has {policy.size} tokens and the environment {vocabulary.size}; make the policy from the "
+                "environment, TransformerPolicy.small(envs), or give the environment the model's tokenizer"
+            )
+        _check_length(policy, self.envs.unwrapped.problem.max_length)  # type: ignore[attr-defined]
+        if policy.vocabulary is None:
+            policy.vocabulary = vocabulary  # saved beside the weights
+        self.optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+        self.prompt_generator = np.random.default_rng(seed)
+        self.action_generator = torch.Generator(device="cpu").manual_seed(seed)
+        self.num_timesteps = self.num_updates = 0
+
+    def learn(self, total_timesteps: int, callback: Callback | None = None) -> Self:
+        """Update the policy until it has generated `total_timesteps` further tokens.
+
+        Args:
+            total_timesteps: a whole update is made as long as they are not reached.
+            callback: called after each update; False ends the training.
+        """
+        end = self.num_timesteps + total_timesteps
+        while self.num_timesteps < end:
+            rollout = self._collect()  # τ ~ π_θ
+            advantages = self.algorithm.advantages(rollout)  # A(s_t, a_t)
+            gradient = self.accumulate_gradient(rollout, advantages)  # -Σ_t A ∇ log π_θ(a_t | s_t)
+            self.optimizer.step()  # θ ← θ + α ∇J
+            self.num_timesteps += rollout.num_tokens
+            self.num_updates += 1
+            metrics = {**rollout_metrics(rollout, self.reward_names), **gradient, "num_tokens": self.num_timesteps}
+            update = Update(self.num_updates, self.num_timesteps, metrics, rollout, advantages)
+            if callback is not None and callback(update) is False:
+                break
+        return self
+
+    def accumulate_gradient(self, rollout: Rollout, advantages: np.ndarray) -> dict[str, float]:
+        """Set every parameter's gradient to that of the loss over all episodes, clipped.
+
+        Microbatches are parts of one sum with one denominator, the episodes of the whole rollout.
+
+        Args:
+            rollout: B episodes.
+            advantages: float64 [B, T].
+
+        Returns:
+            The loss, the mean entropy per token in nats, and the gradient's norm before clipping.
+
+        Raises:
+            FloatingPointError: the gradient is not finite; the weights are as they were.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        loss = entropy = 0.0
+        for rows in microbatches(rollout, self.settings["tokens_per_microbatch"]):
+            part = rollout.select(rows)
+            part_loss, part_entropy = self._loss(part, advantages[rows][:, : part.mask.shape[1]], len(rollout.mask))
+            part_loss.backward()  # ∇_θ
+            loss += float(part_loss.detach())
+            entropy += float(part_entropy.detach())
+        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings["max_grad_norm"]))
+        if not np.isfinite(norm):
+            raise FloatingPointError(
+                f"the gradient's norm is {norm} at update {self.num_updates + 1}; nothing was changed. Lower the learning "
+                "rate, or look for a reward of an extreme size"
+            )
+        return {"loss": loss, "entropy": entropy * len(rollout.mask) / rollout.num_tokens, "grad_norm": norm}
+
+    def predict(
+        self,
+        observation: np.ndarray,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, None]:
+        """Actions for one observation, int [L], or for several, [N, L]; as stable-baselines3 has it.
+
+        Args:
+            observation: the histories.
+            state: not used, the policy keeps none.
+            episode_start: not used.
+            deterministic: take the most probable token.
+
+        Returns:
+            An action or int64 [N], and None for the state that the policy does not have.
+        """
+        histories = np.atleast_2d(observation)
+        actions, _ = self.policy.act(histories, deterministic=deterministic)
+        return (actions[0] if np.ndim(observation) == 1 else actions), None
+
+    @property
+    def reward_names(self) -> tuple[str, ...]:
+        """The names of the reward functions."""
+        return self.envs.unwrapped.problem.reward.names  # type: ignore[attr-defined]
+
+    def save(self, folder: str | Path) -> None:
+        """Write policy, optimizer, generators and settings to a folder; `load` continues from it exactly."""
+        folder = Path(folder)
+        self.policy.save_pretrained(folder / "policy")
+        tensors = {"action_generator": self.action_generator.get_state()}
+        tensors["policy_generator"] = self.policy.generator.get_state()
+        for index, moments in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in moments.items()}
+        save_file(tensors, folder / _STATE_FILE)
+        content = {
+            "algorithm": self.algorithm.name,
+            "settings": self.settings,
+            "num_timesteps": self.num_timesteps,
+            "num_updates": self.num_updates,
+            "prompt_generator": self.prompt_generator.bit_generator.state,
+        }
+        (folder / _SETTINGS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path, envs: VectorEnv, algorithm: str | Algorithm | None = None) -> Self:
+        """The learner that `save` wrote, over an environment like the one it was trained on.
+
+        Args:
+            folder: what `save` wrote.
+            envs: see the class.
+            algorithm: needed where a row of one's own was used; the saved name by default.
+        """
+        folder = Path(folder)
+        if not (folder / _SETTINGS_FILE).is_file():
+            raise FileNotFoundError(f"learner {str(folder)!r}: there is no file {str(folder / _SETTINGS_FILE)!r}")
+        content = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
+        policy = TransformerPolicy.from_pretrained(folder / "policy")
+        learner = cls(policy, envs, algorithm or content["algorithm"], **content["settings"])
+        tensors = load_file(folder / _STATE_FILE)
+        learner.action_generator.set_state(tensors.pop("action_generator"))
+        policy.generator.set_state(tensors.pop("policy_generator"))
+        learner.prompt_generator.bit_generator.state = content["prompt_generator"]
+        learner.num_timesteps, learner.num_updates = content["num_timesteps"], content["num_updates"]
+        state = learner.optimizer.state_dict()
+        for name, value in tensors.items():
+            _, index, moment = name.split(".")
+            state["state"].setdefault(int(index), {})[moment] = value
+        learner.optimizer.load_state_dict(state)
+        return learner
+
+    def _collect(self) -> Rollout:
+        return collect(
+            self.policy,
+            self.envs,
+            self.settings["episodes_per_update"],
+            self.prompt_generator,
+            self.settings["group_size"],
+            self.action_generator,
+        )
+
+    def _loss(self, part: Rollout, advantages: np.ndarray, num_episodes: int) -> tuple[Tensor, Tensor]:
+        distribution = self.policy.action_distribution(part)
+        device = distribution.log_probs.device
+        mask = torch.as_tensor(part.mask, device=device)
+        log_probs = distribution.log_prob(torch.as_tensor(part.actions, device=device))  # log π_θ(a_t | s_t)
+        weights = torch.as_tensor(advantages, dtype=log_probs.dtype, device=device)
+        bonus = entropy_bonus(distribution.entropy(), mask, num_episodes)
+        loss = policy_gradient_loss(log_probs, weights, mask, num_episodes)
+        return loss - self.settings["entropy_coef"] * bonus, bonus
+
+
+def microbatches(rollout: Rollout, max_tokens: int) -> Iterator[np.ndarray]:
+    """Rows of episodes of like length, int64 [n], at most `max_tokens` tokens with padding, or one episode."""
+    order = np.argsort(rollout.length, kind="stable")[::-1]  # the longest first: memory is short early or never
+    first = 0
+    while first < len(order):
+        count = max(1, max_tokens // int(rollout.length[order[first]]))
+        yield order[first : first + count]
+        first += count
+
+
+def _check_length(policy: TransformerPolicy, length: int) -> None:
+    # The last token of a history is only ever an action, so the model sees one token less.
+    if length - 1 > policy.max_length:
+        raise ValueError(
+            f"histories have up to {length} tokens and the model takes {policy.max_length}; lower max_new_tokens or "
+            "max_prompt_tokens"
+        )
+
+
+def _check_settings(settings: dict[str, Any], algorithm: Algorithm) -> None:
+    group_size, episodes = settings["group_size"], settings["episodes_per_update"]
+    if group_size < 1 or episodes < 1 or episodes % group_size:
+        raise ValueError(f"episodes_per_update={episodes} is no positive multiple of group_size={group_size}")
+    if group_size < algorithm.min_group_size or episodes < algorithm.min_episodes:
+        raise ValueError(
+            f"algorithm {algorithm.name!r} needs group_size of at least {algorithm.min_group_size} and "
+            f"episodes_per_update of at least {algorithm.min_episodes}, not {group_size} and {episodes}"
+        )
+    for name in ("learning_rate", "max_grad_norm", "tokens_per_microbatch"):
+        if not settings[name] > 0:
+            raise ValueError(f"{name}={settings[name]}; give a number above 0")
+    if not settings["entropy_coef"] >= 0:
+        raise ValueError(f"entropy_coef={settings['entropy_coef']}; give 0 or more")
