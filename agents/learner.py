@@ -147,8 +147,8 @@ class PolicyGradient:
         norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings["max_grad_norm"]))
         if not np.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient's norm is {norm} at update {self.num_updates + 1}; nothing was changed. Lower the learning "
-                "rate, or look for a reward of an extreme size"
+                f"the gradient's norm is {norm} at update {self.num_updates + 1}; nothing was changed. Lower the "
+                "learning rate, or look for a reward of an extreme size"
             )
         return {"loss": loss, "entropy": entropy * len(rollout.mask) / rollout.num_tokens, "grad_norm": norm}
 

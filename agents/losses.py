@@ -23,7 +23,7 @@ def policy_gradient_loss(
 
 
 def entropy_bonus(entropy: Tensor, mask: Tensor, num_episodes: int | None = None) -> Tensor:
-    """Entropy of the visited states: sum over an episode's tokens, mean over episodes, as the policy gradient loss has it.
+    """Entropy of the visited states: sum over an episode's tokens, mean over episodes, as in the policy gradient loss.
 
     Its gradient holds the visited states fixed: a per-state bonus, not the gradient of the sequence's entropy.
 
