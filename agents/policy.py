@@ -227,8 +227,8 @@ class TransformerPolicy(nn.Module):
             raise ValueError(f"observations are {array.dtype} {array.shape}; give integers of shape [N, L]")
         if array.size and (array.min() < 0 or array.max() > self.size):
             raise ValueError(
-                f"observations hold ids from {array.min()} to {array.max()}; this policy has tokens 0 to {self.size - 1} "
-                f"and PAD = {self.size}: make the policy for this environment's vocabulary"
+                f"observations hold ids from {array.min()} to {array.max()}; this policy has tokens 0 to "
+                f"{self.size - 1} and PAD = {self.size}: make the policy for this environment's vocabulary"
             )
         return self._to_device(array.astype(np.int64))
 

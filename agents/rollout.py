@@ -1,7 +1,7 @@
 """Rollout: finished episodes as arrays, and `collect`, which plays exactly the episodes asked for.
 
-Knows nothing of gradients. `collect` plays every episode that it starts to its end: taking the first N that finish would
-favour short ones.
+Knows nothing of gradients. `collect` plays every episode that it starts to its end: taking the first N that finish
+would favour short ones.
 """
 
 from typing import Any, NamedTuple, Protocol
@@ -107,7 +107,7 @@ def rollout_env(envs: VectorEnv) -> VectorEnv:
     """
     if not isinstance(envs.unwrapped, TextGenVectorEnv):
         raise TypeError(
-            f"envs is {type(envs).__name__}; give gym.make_vec('TextGen-v0', num_envs=N, ...), the native vector environment"
+            f"envs is {type(envs).__name__}; give the native vector environment, gym.make_vec('TextGen-v0', num_envs=N)"
         )
     if envs.unwrapped.autoreset_mode is AutoresetMode.DISABLED:
         return envs

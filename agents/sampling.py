@@ -1,7 +1,7 @@
 """TokenDistribution: the one distribution that samples the next token and scores it.
 
-Temperature and action mask are part of the policy, so they are applied here and nowhere else: what is sampled is what is
-scored. Does not run the model.
+Temperature and action mask are part of the policy, so they are applied here and nowhere else: what is sampled is what
+is scored. Does not run the model.
 """
 
 import torch
