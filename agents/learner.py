@@ -47,7 +47,7 @@ class PolicyGradient:
         group_size: G, episodes that share a prompt.
         episodes_per_update: B, a multiple of the group size.
         learning_rate: of Adam.
-        entropy_coef: weight of the entropy bonus, per token, in units of reward.
+        entropy_coef: weight of the mean entropy per token, in units of reward per nat.
         max_grad_norm: the gradient is scaled down to this norm.
         tokens_per_microbatch: most tokens, padding included, in one forward pass; the gradient does not depend on it.
         seed: of the prompts and actions that are drawn.
@@ -69,7 +69,7 @@ class PolicyGradient:
         group_size: int = 8,
         episodes_per_update: int = 256,
         learning_rate: float = 1e-3,
-        entropy_coef: float = 0.03,
+        entropy_coef: float = 0.1,
         max_grad_norm: float = 1.0,
         tokens_per_microbatch: int = 16_384,
         seed: int = 0,
@@ -124,7 +124,7 @@ class PolicyGradient:
     def accumulate_gradient(self, rollout: Rollout, advantages: np.ndarray) -> dict[str, float]:
         """Set every parameter's gradient to that of the loss over all episodes, clipped.
 
-        Microbatches are parts of one sum with one denominator, the episodes of the whole rollout.
+        Microbatches are parts of one sum, with the denominators of the whole rollout.
 
         Args:
             rollout: B episodes.
@@ -140,7 +140,7 @@ class PolicyGradient:
         loss = entropy = 0.0
         for rows in microbatches(rollout, self.settings["tokens_per_microbatch"]):
             part = rollout.select(rows)
-            part_loss, part_entropy = self._loss(part, advantages[rows][:, : part.mask.shape[1]], len(rollout.mask))
+            part_loss, part_entropy = self._loss(part, advantages[rows][:, : part.mask.shape[1]], rollout)
             part_loss.backward()  # ∇_θ
             loss += float(part_loss.detach())
             entropy += float(part_entropy.detach())
@@ -150,7 +150,7 @@ class PolicyGradient:
                 f"the gradient's norm is {norm} at update {self.num_updates + 1}; nothing was changed. Lower the "
                 "learning rate, or look for a reward of an extreme size"
             )
-        return {"loss": loss, "entropy": entropy * len(rollout.mask) / rollout.num_tokens, "grad_norm": norm}
+        return {"loss": loss, "entropy": entropy, "grad_norm": norm}
 
     def predict(
         self,
@@ -234,14 +234,14 @@ class PolicyGradient:
             self.action_generator,
         )
 
-    def _loss(self, part: Rollout, advantages: np.ndarray, num_episodes: int) -> tuple[Tensor, Tensor]:
+    def _loss(self, part: Rollout, advantages: np.ndarray, whole: Rollout) -> tuple[Tensor, Tensor]:
         distribution = self.policy.action_distribution(part)
         device = distribution.log_probs.device
         mask = torch.as_tensor(part.mask, device=device)
         log_probs = distribution.log_prob(torch.as_tensor(part.actions, device=device))  # log π_θ(a_t | s_t)
         weights = torch.as_tensor(advantages, dtype=log_probs.dtype, device=device)
-        bonus = entropy_bonus(distribution.entropy(), mask, num_episodes)
-        loss = policy_gradient_loss(log_probs, weights, mask, num_episodes)
+        bonus = entropy_bonus(distribution.entropy(), mask, whole.num_tokens)
+        loss = policy_gradient_loss(log_probs, weights, mask, len(whole.mask))
         return loss - self.settings["entropy_coef"] * bonus, bonus
 
 

@@ -22,18 +22,19 @@ def policy_gradient_loss(
     return -weighted.sum() / (num_episodes or len(mask))
 
 
-def entropy_bonus(entropy: Tensor, mask: Tensor, num_episodes: int | None = None) -> Tensor:
-    """Entropy of the visited states: sum over an episode's tokens, mean over episodes, as in the policy gradient loss.
+def entropy_bonus(entropy: Tensor, mask: Tensor, num_tokens: int | None = None) -> Tensor:
+    """Mean entropy of the visited states: a mean over tokens, so that one coefficient suits every horizon.
 
     Its gradient holds the visited states fixed: a per-state bonus, not the gradient of the sequence's entropy.
 
     Args:
         entropy: [B, T] H(π_θ(· | s_t)) in nats; carries the gradient.
         mask: bool [B, T], True where the policy chose the token.
-        num_episodes: the denominator; the rows given by default.
+        num_tokens: the denominator, the True entries of the whole batch's mask where this is a part of it; those of
+            the mask given by default.
 
     Returns:
         [] to be subtracted, times its coefficient, from the loss.
     """
     assert entropy.shape == mask.shape
-    return entropy.masked_fill(~mask, 0.0).sum() / (num_episodes or len(mask))
+    return entropy.masked_fill(~mask, 0.0).sum() / (num_tokens or mask.sum())
