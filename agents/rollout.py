@@ -4,15 +4,17 @@ Knows nothing of gradients. `collect` plays every episode that it starts to its 
 would favour short ones.
 """
 
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from textgym.transition import FinishReason
 from textgym.vector_env import TextGenVectorEnv
 from textgym.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # names of the table of algorithms are checked before torch is loaded
+    import torch
 
 
 class Step(NamedTuple):
@@ -91,7 +93,9 @@ class Rollout(NamedTuple):
 class Actor(Protocol):
     """What `collect` needs of a policy."""
 
-    def act(self, observations: np.ndarray, generator: torch.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
+    def act(
+        self, observations: np.ndarray, generator: "torch.Generator | None" = None
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Actions int64 [N] and their log-probs float32 [N] in the states of `observations`, int64 [N, L]."""
         ...
 
@@ -126,7 +130,7 @@ def collect(
     episodes: int,
     generator: np.random.Generator,
     group_size: int = 1,
-    action_generator: torch.Generator | None = None,
+    action_generator: "torch.Generator | None" = None,
 ) -> Rollout:
     """Play exactly `episodes` episodes, in groups that share a prompt.
 
@@ -166,7 +170,7 @@ def _play(
     envs: VectorEnv,
     prompt_index: np.ndarray,
     native: TextGenVectorEnv,
-    generator: torch.Generator | None,
+    generator: "torch.Generator | None",
 ) -> dict[str, np.ndarray]:
     """Play one episode in each of the first `len(prompt_index)` rows to its end."""
     count, horizon = len(prompt_index), native.problem.max_new_tokens

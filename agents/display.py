@@ -1,0 +1,125 @@
+"""What `textgym train` shows: a live table on a terminal, plain lines elsewhere, two samples with each.
+
+All text of a model or a file is escaped; none is read as markup.
+"""
+
+import time
+from collections import deque
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from agents.learner import Update
+from agents.rollout import Rollout
+from textgym.escape import escape
+
+_SMOOTHING = 10  # updates that the shown return is a mean of
+_SAMPLE_WIDTH = 100
+
+
+class Display:
+    """Shows a training as it goes.
+
+    Args:
+        total_timesteps: tokens to generate.
+        optimum: J*, or None where it is not known.
+        uniform: J of the uniform policy, or None.
+        interval: seconds between two lines off a terminal.
+        console: where to.
+    """
+
+    def __init__(
+        self,
+        total_timesteps: int,
+        optimum: float | None,
+        uniform: float | None,
+        interval: float = 5.0,
+        console: Console | None = None,
+    ) -> None:
+        self.total_timesteps, self.optimum, self.uniform, self.interval = total_timesteps, optimum, uniform, interval
+        self.console = console or Console(highlight=False)
+        self._returns: deque[float] = deque(maxlen=_SMOOTHING)
+        self._begun = time.perf_counter()
+        self._shown = float("-inf")
+        self._live: Live | None = None
+
+    def show(self, update: Update) -> None:
+        """Show an update, if it is time to."""
+        self._returns.append(update.metrics["reward"])
+        now = time.perf_counter()
+        last = update.num_timesteps >= self.total_timesteps
+        if self.console.is_terminal:
+            if self._live is None:
+                self._live = Live(console=self.console, auto_refresh=False)
+                self._live.start()
+            self._live.update(Group(self._table(update, now), *map(Text, samples(update.rollout))), refresh=True)
+        elif last or now - self._shown >= self.interval:
+            self._shown = now
+            self._print_line(update, now)
+
+    def close(self) -> None:
+        """Leave the last table standing."""
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def mean_return(self) -> float:
+        """Mean return of the last updates."""
+        return sum(self._returns) / len(self._returns)
+
+    def _rates(self, update: Update, now: float) -> tuple[float, float]:
+        """Tokens per second, and seconds left."""
+        rate = update.num_timesteps / max(now - self._begun, 1e-9)
+        return rate, max(0, self.total_timesteps - update.num_timesteps) / rate
+
+    def _table(self, update: Update, now: float) -> Table:
+        rate, left = self._rates(update, now)
+        metrics = update.metrics
+        table = Table(show_header=False, title=f"update {update.step}", title_justify="left")
+        table.add_row("return", f"{self.mean_return:.3f}{known(self.optimum, self.uniform)}")
+        table.add_row("entropy", f"{metrics['entropy']:.3f} nats per token")
+        table.add_row("gradient norm", f"{metrics['grad_norm']:.3f}")
+        table.add_row("groups without signal", f"{metrics['frac_reward_zero_std']:.0%}")
+        table.add_row("completion length", f"{metrics['completions/mean_length']:.1f} tokens")
+        table.add_row("ended by the horizon", f"{metrics['completions/clipped_ratio']:.0%}")
+        table.add_row("tokens", f"{update.num_timesteps:,} of {self.total_timesteps:,}")
+        table.add_row("speed", f"{rate:,.0f} tokens/s")
+        table.add_row("time left", f"{left:.0f} s")
+        return table
+
+    def _print_line(self, update: Update, now: float) -> None:
+        rate, left = self._rates(update, now)
+        line = (
+            f"update {update.step:>4}  return {self.mean_return:.3f}{known(self.optimum, self.uniform)}  "
+            f"entropy {update.metrics['entropy']:.3f}  grad norm {update.metrics['grad_norm']:.2f}  "
+            f"{update.num_timesteps:,} tokens  {rate:,.0f} tokens/s  {left:.0f} s left"
+        )
+        for text in (line, *samples(update.rollout)):
+            print(text, file=self.console.file, flush=True)
+
+
+def known(optimum: float | None, uniform: float | None) -> str:
+    """What the return is compared with, where it is known.
+
+    >>> known(1.0, 0.125)
+    ' (optimum 1, uniform policy 0.125)'
+    """
+    if optimum is None:
+        return ""
+    beside = f", uniform policy {uniform:.3g}" if uniform is not None else ""
+    return f" (optimum {optimum:.3g}{beside})"
+
+
+def samples(rollout: Rollout, count: int = 2) -> list[str]:
+    """Lines that show the first episodes, escaped and cut to a line each."""
+    lines = []
+    for row in range(min(count, len(rollout.length))):
+        prompt, completion = (_cut(escape(text)) for text in rollout.texts(row))
+        lines.append(f"  {prompt} → {completion}  score {rollout.score[row]:.3g}")
+    return lines
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= _SAMPLE_WIDTH else f"...{text[-_SAMPLE_WIDTH:]}"

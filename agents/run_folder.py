@@ -1,0 +1,165 @@
+"""The folder of a run: what it is made of and how it is written.
+
+`metrics.jsonl` and `trajectories.jsonl` hold nothing that depends on the clock, so that the same seed writes the same
+bytes; times go to `timings.jsonl`. Does not decide what is logged when, nor show anything.
+"""
+
+import json
+import os
+import platform
+import shutil
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from agents.learner import Update
+from agents.policy import TransformerPolicy
+from agents.rollout import Rollout
+
+_FILES = ("config.json", "env.txt", "metrics.jsonl", "timings.jsonl", "trajectories.jsonl")
+_FOLDERS = ("tensorboard", "policy")
+_PACKAGES = ("textgym", "gymnasium", "numpy", "tokenizers", "torch", "transformers", "safetensors", "tensorboard")
+
+
+def choose_run_dir(run_dir: Path | None, name: str, overwrite: bool) -> Path:
+    """Make the folder of a run.
+
+    Args:
+        run_dir: where; None takes runs/NAME under the current folder, numbered where that holds a run already.
+        name: NAME.
+        overwrite: whether a run that the folder holds is removed; files that are not of a run stay.
+
+    Raises:
+        FileExistsError: the folder is not empty and `overwrite` is not set.
+    """
+    if run_dir is None:
+        return _next_free(Path("runs"), name, overwrite)
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        if not overwrite or not run_dir.is_dir():
+            what = "holds a run" if (run_dir / "config.json").exists() else "is not empty"
+            raise FileExistsError(f"the run folder {str(run_dir)!r} {what}; give another --run-dir, or --overwrite")
+        _clear(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    return run_dir
+
+
+class RunFolder:
+    """Writes a run, update by update.
+
+    Args:
+        folder: an empty folder.
+        config: all settings.
+        trajectory_interval: updates between two entries of trajectories.jsonl.
+    """
+
+    def __init__(self, folder: Path, config: dict[str, Any], trajectory_interval: int) -> None:
+        self.folder, self.trajectory_interval = folder, trajectory_interval
+        _write_json(folder / "config.json", config)
+        (folder / "env.txt").write_text(describe_machine(), encoding="utf-8")
+        self._metrics = _open(folder / "metrics.jsonl")
+        self._timings = _open(folder / "timings.jsonl")
+        self._trajectories = _open(folder / "trajectories.jsonl")
+        self._board = SummaryWriter(str(folder / "tensorboard"))
+        self._begun = self._last = time.perf_counter()
+
+    def write(self, update: Update) -> None:
+        """Append an update to every file."""
+        now = time.perf_counter()
+        _append(self._metrics, {"step": update.step, **update.metrics})
+        _append(self._timings, {"step": update.step, "step_time": now - self._last, "elapsed": now - self._begun})
+        for name, value in update.metrics.items():
+            self._board.add_scalar(name, value, update.num_timesteps)
+        if (update.step - 1) % self.trajectory_interval == 0:
+            for row in range(min(2, len(update.rollout.length))):
+                _append(self._trajectories, {"step": update.step, **trajectory_entry(update, row)})
+        self._last = now
+
+    def save_policy(self, policy: TransformerPolicy) -> Path:
+        """Write `policy/`, whole or not at all, and return its path."""
+        target, unfinished = self.folder / "policy", self.folder / ".policy-unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        policy.save_pretrained(unfinished)
+        shutil.rmtree(target, ignore_errors=True)
+        unfinished.rename(target)
+        return target
+
+    def close(self) -> None:
+        """Flush and close every file."""
+        for file in (self._metrics, self._timings, self._trajectories):
+            file.close()
+        self._board.close()
+
+
+def trajectory_entry(update: Update, row: int) -> dict[str, Any]:
+    """An episode as JSON holds it: texts, ids, and per token the log-prob, reward and advantage."""
+    rollout: Rollout = update.rollout
+    prompt, completion = rollout.texts(row)
+    start, length = int(rollout.prompt_length[row]), int(rollout.length[row])
+    steps = length - start
+    return {
+        "prompt": prompt,
+        "completion": completion,
+        "prompt_ids": rollout.tokens[row, :start].tolist(),
+        "completion_ids": rollout.tokens[row, start:length].tolist(),
+        "log_probs": rollout.log_probs[row, :steps].tolist(),
+        "rewards": rollout.rewards[row, :steps].tolist(),
+        "advantages": update.advantages[row, :steps].tolist(),
+        "score": float(rollout.score[row]),
+        "finish_reason": int(rollout.finish_reason[row]),
+    }
+
+
+def describe_machine() -> str:
+    """Versions and threads, one fact a line."""
+    lines = [f"python {platform.python_version()}", f"system {platform.system()} {platform.machine()}"]
+    lines += [f"{package} {_version(package)}" for package in _PACKAGES]
+    lines += [f"torch threads {torch.get_num_threads()}", f"cpu count {os.cpu_count()}"]
+    return "\n".join(lines) + "\n"
+
+
+def _next_free(parent: Path, name: str, overwrite: bool) -> Path:
+    parent.mkdir(parents=True, exist_ok=True)
+    if overwrite:
+        (parent / name).mkdir(exist_ok=True)
+        _clear(parent / name)
+        return parent / name
+    number = 1
+    while True:
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir()  # fails where another process was first
+        except FileExistsError:
+            number += 1
+        else:
+            return folder
+
+
+def _clear(folder: Path) -> None:
+    for name in _FILES:
+        (folder / name).unlink(missing_ok=True)
+    for name in _FOLDERS:
+        shutil.rmtree(folder / name, ignore_errors=True)
+
+
+def _open(path: Path) -> IO[str]:
+    return path.open("w", encoding="utf-8", newline="\n")
+
+
+def _append(file: IO[str], entry: dict[str, Any]) -> None:
+    file.write(json.dumps(entry, allow_nan=False) + "\n")
+    file.flush()
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,222 @@
+"""The settings of `textgym train`: what each means, its default, and what can be said against it before any work."""
+
+import shlex
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from agents.algorithms import make_algorithm
+from textgym.errors import NotBuiltError
+from textgym.problem import DEFAULT_MAX_NEW_TOKENS
+from textgym.schemes import make_scheme
+from textgym.tasks import make_task
+
+# One update sees about as many tokens at every horizon: more, shorter episodes, or fewer, longer ones.
+_TOKENS_PER_UPDATE = 2048
+_MAX_EPISODES, _MIN_EPISODES = 256, 32
+
+
+@dataclass(frozen=True)
+class AdvancedSettings:
+    """Settings that rarely need a change."""
+
+    episodes_per_update: int | None = None
+    """Episodes of one update, a multiple of the group size; by default 32 to 256, about 2,048 tokens in all."""
+
+    entropy_coef: float = 0.05
+    """Weight of the mean entropy per token, in units of reward per nat."""
+
+    max_grad_norm: float = 1.0
+    """The gradient is scaled down to this norm."""
+
+    tokens_per_microbatch: int = 16_384
+    """Most tokens in one forward pass of an update; changes memory and speed, not the result."""
+
+    temperature: float = 1.0
+    """Temperature of the policy, in sampling and in scoring."""
+
+    d_model: int = 64
+    """Width of the small policy that is made without --model."""
+
+    num_layers: int = 2
+    """Transformer blocks of the small policy that is made without --model."""
+
+    max_prompt_tokens: int | None = None
+    """Longest prompt allowed, in tokens; by default the longest of the prompts."""
+
+    num_threads: int = 1
+    """Threads of torch; one is faster than two on small models."""
+
+    trajectory_interval: int = 10
+    """Updates between two entries of trajectories.jsonl."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """Train a policy with policy gradients; with no flags, a small one on the task `sort`."""
+
+    task: str | None = None
+    """A built-in task: bandit, reverse, sort."""
+
+    level: int | None = None
+    """Difficulty of the task, 1 the easiest."""
+
+    model: Path | None = None
+    """Hugging Face folder of a causal language model; without it a small one is made."""
+
+    prompts: Path | None = None
+    """A .jsonl file with a "prompt" on each line; other fields reach the reward function."""
+
+    tokenizer: Path | None = None
+    """A tokenizer.json or a Hugging Face folder; by default the model's."""
+
+    reward: str | None = None
+    """The function that scores texts: file.py:function or module:function."""
+
+    scheme: str = "terminal"
+    """When a score is paid: terminal, prefix_delta."""
+
+    algorithm: str = "rloo"
+    """reinforce, reinforce_baseline, reinforce_to_go, rloo."""
+
+    group_size: int = 8
+    """Episodes that share a prompt."""
+
+    max_new_tokens: int | None = None
+    """Horizon in tokens, the stop token included; the task's, or 32."""
+
+    total_timesteps: int | None = None
+    """Tokens to generate; 200,000 on a task, 100,000 on prompts of your own."""
+
+    learning_rate: float = 1e-3
+    """Step size of Adam."""
+
+    seed: int = 0
+    """Seed of weights, prompts and actions."""
+
+    run_dir: Path | None = None
+    """Where the run goes; runs/NAME under the current folder by default."""
+
+    resume: Path | None = None
+    """Not built yet."""
+
+    overwrite: bool = False
+    """Replace the run that the folder holds."""
+
+    device: Literal["cpu"] = "cpu"
+    """Where the model runs."""
+
+    advanced: AdvancedSettings = field(default_factory=AdvancedSettings)
+
+    @property
+    def on_own_prompts(self) -> bool:
+        """Whether the texts or their reward are the user's own."""
+        return self.prompts is not None or self.reward is not None
+
+    @property
+    def horizon(self) -> int:
+        """W, in tokens."""
+        if self.max_new_tokens is not None:
+            return self.max_new_tokens
+        if self.prompts is not None and self.task is None:
+            return DEFAULT_MAX_NEW_TOKENS
+        return make_task(self.task or "sort", self.level).max_new_tokens
+
+    @property
+    def timesteps(self) -> int:
+        """Tokens to generate."""
+        if self.total_timesteps is not None:
+            return self.total_timesteps
+        return 100_000 if self.on_own_prompts else 200_000
+
+    @property
+    def episodes(self) -> int:
+        """Episodes of one update, a multiple of the group size."""
+        if self.advanced.episodes_per_update is not None:
+            return self.advanced.episodes_per_update
+        episodes = min(_MAX_EPISODES, max(_MIN_EPISODES, _TOKENS_PER_UPDATE // self.horizon))
+        return max(1, episodes // self.group_size) * self.group_size
+
+    def env_keywords(self) -> dict[str, Any]:
+        """The keywords of the environment."""
+        source = self.tokenizer or (self.model if self.task is None and self.prompts is not None else None)
+        given = {
+            "task": self.task,
+            "level": self.level,
+            "prompts": None if self.prompts is None else str(self.prompts),
+            "tokenizer": None if source is None else str(source),
+            "reward": self.reward,
+            "scheme": self.scheme,
+            "max_new_tokens": self.max_new_tokens,
+            "max_prompt_tokens": self.advanced.max_prompt_tokens,
+        }
+        return {name: value for name, value in given.items() if value is not None}
+
+    def name(self) -> str:
+        """A name for the run: what is trained on, and how."""
+        source = self.prompts.stem if self.prompts is not None else self.task or "sort"
+        return f"{source}-{self.algorithm}"
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings, as JSON holds them."""
+        flat = {**asdict(self), **asdict(self.advanced)}
+        del flat["advanced"], flat["resume"], flat["overwrite"]
+        return {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
+
+    def next_command(self, policy: Path) -> str:
+        """The command that trains on from a saved policy."""
+        words = ["textgym", "train", "--model", str(policy)]
+        for flag in ("task", "level", "prompts", "tokenizer", "reward", "max_new_tokens"):
+            value = getattr(self, flag)
+            if value is not None:
+                words += [f"--{flag.replace('_', '-')}", str(value)]
+        if self.task is None and self.prompts is None:
+            words += ["--task", "sort"]
+        return shlex.join(words)
+
+
+def check_usage(settings: TrainSettings) -> None:
+    """Refuse what is wrong with the command itself, before a file is read.
+
+    Raises:
+        TypeError, ValueError: a name or number outside what is allowed, or flags that do not go together.
+    """
+    if settings.resume is not None:
+        raise NotBuiltError("--resume is not built yet; start a new run, or train on from a policy with --model")
+    for flag in ("group_size", "max_new_tokens", "total_timesteps", "learning_rate"):
+        _positive(flag, getattr(settings, flag))
+    advanced = settings.advanced
+    for flag in ("episodes_per_update", "max_grad_norm", "tokens_per_microbatch", "temperature", "d_model"):
+        _positive(flag, getattr(advanced, flag))
+    for flag in ("num_layers", "num_threads", "trajectory_interval"):
+        _positive(flag, getattr(advanced, flag))
+    if not advanced.entropy_coef >= 0:
+        raise ValueError(f"--entropy-coef {advanced.entropy_coef}; give 0 or more")
+    if settings.seed < 0:
+        raise ValueError(f"--seed {settings.seed}; give 0 or more")
+    make_scheme(settings.scheme)
+    algorithm = make_algorithm(settings.algorithm)
+    if settings.task is not None or settings.level is not None:
+        make_task(settings.task or "sort", settings.level)
+    _check_own_prompts(settings)
+    if settings.episodes % settings.group_size or settings.group_size < algorithm.min_group_size:
+        raise ValueError(
+            f"--group-size {settings.group_size} with {settings.episodes} episodes per update: the group size must "
+            f"divide the episodes and be at least {algorithm.min_group_size} for {algorithm.name}"
+        )
+
+
+def _check_own_prompts(settings: TrainSettings) -> None:
+    if settings.prompts is None or settings.task is not None:
+        return
+    if settings.level is not None:
+        raise ValueError(f"--level {settings.level} needs a --task")
+    if settings.tokenizer is None and settings.model is None:
+        raise ValueError("--prompts needs a --model, or a --tokenizer for the small model that is made without one")
+    if settings.reward is None:
+        raise ValueError("--prompts needs a --reward: file.py:function or module:function")
+
+
+def _positive(flag: str, value: float | None) -> None:
+    if value is not None and not value > 0:
+        raise ValueError(f"--{flag.replace('_', '-')} {value}; give a number above 0")

@@ -1,0 +1,179 @@
+"""`textgym train`: settings to a trained policy in a run folder."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from agents.display import Display, known, samples
+from agents.learner import PolicyGradient, Update
+from agents.policy import TransformerPolicy
+from agents.rollout import collect
+from agents.run_folder import RunFolder, choose_run_dir
+from agents.settings import TrainSettings
+from textgym.vector_env import TextGenVectorEnv
+
+_TRIAL_PROMPTS = 3
+
+
+class SetupError(RuntimeError):
+    """The environment, the model or the reward cannot be built from the settings; the message says why."""
+
+
+class StopSignal:
+    """The first SIGINT or SIGTERM, remembered until the update is done; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.number = 0
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self.number:
+            os._exit(128 + number)
+        self.number = number
+        print("\nstopping after this update, then saving; once more to stop at once", file=sys.stderr, flush=True)
+
+    @property
+    def exit_code(self) -> int:
+        """0, or 128 and the signal's number."""
+        return 128 + self.number if self.number else 0
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[StopSignal]:
+    """Remember SIGINT and SIGTERM instead of dying of them."""
+    stop = StopSignal()
+    before = {number: signal.signal(number, stop.receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(settings: TrainSettings) -> int:
+    """Train as the settings say; returns the exit code.
+
+    Raises:
+        SetupError, OSError: something cannot be read, built or written.
+        textgym.RewardError, FloatingPointError: the training failed; what was written stays.
+    """
+    with stop_on_signals() as stop:
+        torch.set_num_threads(settings.advanced.num_threads)
+        learner = _build(settings)
+        _print_header(settings, learner)
+        if settings.on_own_prompts:
+            _try_reward(learner)
+        run = RunFolder(
+            choose_run_dir(settings.run_dir, settings.name(), settings.overwrite),
+            settings.as_json() | {"episodes_per_update": settings.episodes, "total_timesteps": settings.timesteps},
+            settings.advanced.trajectory_interval,
+        )
+        return _run(settings, learner, run, stop)
+
+
+def _build(settings: TrainSettings) -> PolicyGradient:
+    try:
+        envs = gym.make_vec("textgym:TextGen-v0", num_envs=settings.episodes, **settings.env_keywords())
+        assert isinstance(envs, TextGenVectorEnv)
+        return _make_learner(settings, _make_policy(settings, envs), envs)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
+        raise SetupError(str(error)) from error
+
+
+def _run(settings: TrainSettings, learner: PolicyGradient, run: RunFolder, stop: StopSignal) -> int:
+    envs: TextGenVectorEnv = learner.envs.unwrapped  # type: ignore[assignment]
+    display = Display(settings.timesteps, envs.optimum, envs.uniform)
+    begun = time.perf_counter()
+
+    def after_update(update: Update) -> bool:
+        run.write(update)
+        display.show(update)
+        return not stop.number
+
+    try:
+        if not stop.number:
+            learner.learn(settings.timesteps, after_update)
+    finally:
+        display.close()
+        policy_folder = run.save_policy(learner.policy)
+        run.close()
+    _print_last_line(settings, learner, policy_folder, time.perf_counter() - begun, stop)
+    return stop.exit_code
+
+
+def _make_policy(settings: TrainSettings, envs: TextGenVectorEnv) -> TransformerPolicy:
+    advanced = settings.advanced
+    if settings.model is not None:
+        return TransformerPolicy.from_pretrained(
+            settings.model, vocabulary=envs.vocabulary, temperature=advanced.temperature, seed=settings.seed
+        )
+    return TransformerPolicy.small(
+        envs,
+        d_model=advanced.d_model,
+        num_layers=advanced.num_layers,
+        temperature=advanced.temperature,
+        seed=settings.seed,
+    )
+
+
+def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: TextGenVectorEnv) -> PolicyGradient:
+    advanced = settings.advanced
+    return PolicyGradient(
+        policy,
+        envs,
+        settings.algorithm,
+        group_size=settings.group_size,
+        episodes_per_update=settings.episodes,
+        learning_rate=settings.learning_rate,
+        entropy_coef=advanced.entropy_coef,
+        max_grad_norm=advanced.max_grad_norm,
+        tokens_per_microbatch=advanced.tokens_per_microbatch,
+        seed=settings.seed,
+    )
+
+
+def _print_header(settings: TrainSettings, learner: PolicyGradient) -> None:
+    problem = learner.envs.unwrapped.problem  # type: ignore[attr-defined]
+    what = (
+        f"task {problem.task.name}, level {problem.task.level}" if problem.task else f"{len(problem.prompts)} prompts"
+    )
+    weights = sum(parameter.numel() for parameter in learner.policy.parameters())
+    print(
+        f"textgym train: {what}; {settings.algorithm}, scheme {settings.scheme}; {problem.vocabulary.size} tokens, "
+        f"up to {problem.max_new_tokens} new ones; {weights:,} weights; seed {settings.seed}",
+        flush=True,
+    )
+
+
+def _try_reward(learner: PolicyGradient) -> None:
+    """Score a completion of the untrained policy for three prompts, so that a broken reward fails before the run."""
+    generator, actions = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    rollout = collect(learner.policy, learner.envs, _TRIAL_PROMPTS, generator, action_generator=actions)
+    print(f"the reward {', '.join(learner.reward_names)} on {_TRIAL_PROMPTS} prompts:")
+    for line in samples(rollout, _TRIAL_PROMPTS):
+        print(line, flush=True)
+
+
+def _print_last_line(
+    settings: TrainSettings, learner: PolicyGradient, policy: Path, seconds: float, stop: StopSignal
+) -> None:
+    envs: TextGenVectorEnv = learner.envs.unwrapped  # type: ignore[assignment]
+    result = ""
+    if learner.num_updates and not stop.number:
+        generator, actions = np.random.default_rng(settings.seed + 1), torch.Generator().manual_seed(settings.seed + 1)
+        fresh = collect(learner.policy, learner.envs, settings.episodes, generator, action_generator=actions).returns
+        result = f"return {fresh.mean():.3f}{known(envs.optimum, envs.uniform)} over {len(fresh)} fresh episodes, "
+    print(
+        f"{'stopped' if stop.number else 'done'}: {result}{learner.num_timesteps:,} tokens in {learner.num_updates} "
+        f"updates and {seconds:.0f} s; files in {policy.parent}; next: {settings.next_command(policy)}",
+        flush=True,
+    )
