@@ -1,0 +1,390 @@
+"""The gradient is right: exact enumeration of a small problem against the production losses and advantages."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from agents.algorithms import ALGORITHMS, Algorithm
+from agents.learner import PolicyGradient
+from agents.losses import policy_gradient_loss
+from agents.policy import TransformerPolicy
+from agents.rollout import Rollout, collect
+from tests.agents import tiny
+from tests.agents.tiny import STOP, A, B, C
+
+EXACT = 1e-9
+WEIGHT_SCALE = 2.0  # a near-uniform policy would hide wrong weights
+
+
+class Truth(NamedTuple):
+    """J and ∇J by enumeration."""
+
+    policy: TransformerPolicy
+    episodes: list[tiny.Episode]
+    probs: np.ndarray  # [80] P(prompt) · π(completion | prompt)
+    objective: float
+    gradient: Tensor
+
+    @property
+    def norm(self) -> float:
+        return float(self.gradient.norm())
+
+    @property
+    def direction(self) -> Tensor:
+        return self.gradient / self.gradient.norm()
+
+
+def objective(policy: TransformerPolicy, episodes: list[tiny.Episode]) -> tuple[Tensor, Tensor]:
+    """J = Σ p R, with gradient, and the p."""
+    log_probs = torch.stack([steps.sum() for steps in tiny.step_log_probs(policy, episodes)])
+    probs = log_probs.exp() / len(tiny.PROMPTS)
+    returns = torch.tensor([sum(e.rewards) for e in episodes], dtype=torch.float64)
+    return (probs * returns).sum(), probs
+
+
+def enumerate_exactly(scheme: str) -> Truth:
+    policy = tiny.make_policy(tiny.make_envs(), scale=WEIGHT_SCALE)
+    episodes = tiny.every_episode(scheme=scheme)
+    value, probs = objective(policy, episodes)
+    return Truth(policy, episodes, probs.detach().numpy(), value.item(), tiny.flat_gradient(value, policy))
+
+
+@pytest.fixture(scope="module")
+def truths() -> dict[str, Truth]:
+    return {scheme: enumerate_exactly(scheme) for scheme in ("terminal", "prefix_delta")}
+
+
+@pytest.fixture(scope="module")
+def truth(truths: dict[str, Truth]) -> Truth:
+    return truths["terminal"]
+
+
+# --- the truth itself
+
+
+def test_every_episode_is_there_and_the_policy_is_far_from_uniform(truth):
+    assert len(truth.episodes) == 2 * tiny.SEQUENCES_PER_PROMPT
+    assert truth.probs.sum() == pytest.approx(1, abs=1e-14)
+    assert truth.probs.max() > 30 * truth.probs.min()
+    returns = [sum(e.rewards) for e in truth.episodes]
+    assert 0.2 <= min(returns) < 0.5 < 0.8 < max(returns) <= 1
+
+
+def test_the_score_function_has_mean_zero(truth):
+    log_probs = torch.stack([steps.sum() for steps in tiny.step_log_probs(truth.policy, truth.episodes)])
+    mean = tiny.flat_gradient((torch.tensor(truth.probs) * log_probs).sum(), truth.policy)
+    assert mean.norm() < 1e-13
+
+
+def test_both_schemes_have_the_same_objective(truths):
+    assert truths["terminal"].objective == pytest.approx(truths["prefix_delta"].objective, rel=1e-14)
+    assert tiny.relative_error(truths["terminal"].gradient, truths["prefix_delta"].gradient) < 1e-12
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_exact_gradient_equals_finite_differences(truth, seed):
+    direction = torch.randn(len(truth.gradient), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    direction /= direction.norm()
+    assert difference_quotient(truth, direction) == pytest.approx(float(truth.gradient @ direction), rel=1e-6, abs=1e-9)
+
+
+def difference_quotient(truth: Truth, direction: Tensor, step: float = 1e-5) -> float:
+    policy = tiny.make_policy(tiny.make_envs(), scale=WEIGHT_SCALE)
+    values = []
+    for sign in (1, -2):
+        tiny.shift(policy, direction, sign * step)
+        values.append(objective(policy, truth.episodes)[0].item())
+    return (values[0] - values[1]) / (2 * step)
+
+
+# --- token coefficients c = -∂loss/∂log π, read off the production loss
+
+# Three episodes of one prompt, one of the other: a stop at once, a stop last, the horizon, a stop in between.
+HAND_MADE = [
+    tiny.Episode(0, [A], [STOP], [0.5], 1),
+    tiny.Episode(0, [A], [B, C, STOP], [0.25, -1.0, 2.0], 1),
+    tiny.Episode(1, [B, C], [A, A, B], [0.0, 0.0, 1.0], 2),
+    tiny.Episode(1, [B, C], [C, STOP], [0.0, 3.0], 1),
+]
+# Returns .5, 1.25, 1, 3. Each coefficient is worked out by hand: an advantage over B = 4, nothing on the padding.
+COEFFICIENTS = {
+    "reinforce": [[0.125, 0, 0], [0.3125, 0.3125, 0.3125], [0.25, 0.25, 0.25], [0.75, 0.75, 0]],
+    "reinforce_to_go": [[0.125, 0, 0], [0.3125, 0.25, 0.5], [0.25, 0.25, 0.25], [0.75, 0.75, 0]],
+    "rloo": [[-0.1875, 0, 0], [0.1875, 0.1875, 0.1875], [-0.5, -0.5, -0.5], [0.5, 0.5, 0]],
+    # The others' means are 5.25/3, 4.5/3, 4.75/3 and 2.75/3.
+    "reinforce_baseline": [
+        [-1.25 / 4, 0, 0],
+        [-0.25 / 4, -0.25 / 4, -0.25 / 4],
+        [-1.75 / 12, -1.75 / 12, -1.75 / 12],
+        [6.25 / 12, 6.25 / 12, 0],
+    ],
+}
+
+
+def coefficients(algorithm: Algorithm, rollout: Rollout) -> np.ndarray:
+    """What the production advantages and loss weigh each token's log-probability with, [B, T]."""
+    advantages = torch.tensor(algorithm.advantages(rollout))
+    leaf = torch.full(rollout.mask.shape, -1.0, dtype=torch.float64, requires_grad=True)
+    loss = policy_gradient_loss(leaf, advantages, torch.tensor(rollout.mask))
+    return -torch.autograd.grad(loss, leaf)[0].numpy()
+
+
+@pytest.mark.parametrize("name", COEFFICIENTS)
+def test_token_coefficients_equal_their_closed_form(name):
+    rollout = tiny.rollout_of(HAND_MADE, group=[0, 0, 1, 1])
+    actual = coefficients(ALGORITHMS[name], rollout)
+    np.testing.assert_allclose(actual, COEFFICIENTS[name], rtol=1e-14, atol=0)
+    assert (actual[~rollout.mask] == 0).all()  # exactly nothing on padding
+    assert (actual[:, 0] != 0).all() and actual[1, 2] != 0  # the first token and the stop token count
+
+
+def test_every_algorithm_has_its_closed_form_here():
+    assert set(COEFFICIENTS) >= set(ALGORITHMS)
+
+
+def test_padding_that_holds_infinities_adds_nothing():
+    rollout = tiny.rollout_of(HAND_MADE)
+    mask = torch.tensor(rollout.mask)
+    leaf = torch.where(mask, -1.0, -torch.inf).double().requires_grad_()
+    loss = policy_gradient_loss(leaf, mask.double(), mask)
+    assert loss.item() == pytest.approx(9 / 4)
+    gradient = torch.autograd.grad(loss, leaf)[0]
+    assert (gradient == torch.where(mask, -0.25, 0.0)).all()
+
+
+def test_an_advantage_carries_no_gradient():
+    mask = torch.tensor([[True, True], [True, False]])
+    leaf = torch.full((2, 2), -0.5, requires_grad=True)
+    advantages = torch.ones(2, 2, requires_grad=True)
+    loss = policy_gradient_loss(leaf, advantages * leaf, mask)  # an advantage that depends on the policy
+    gradient, of_advantages = torch.autograd.grad(loss, [leaf, advantages], allow_unused=True)
+    assert of_advantages is None
+    # The advantage -0.5 over B = 2 is a constant weight; through it, every entry would be twice as large.
+    assert gradient.tolist() == [[0.25, 0.25], [0.25, 0.0]]
+
+
+# --- the exact expectation of the production estimator
+
+
+def expected_coefficients(truth: Truth, algorithm: Algorithm, batches: list[tuple[int, ...]], weights: Any) -> Tensor:
+    """E[c] by episode and step, [80, W], over batches of episodes with their probabilities."""
+    leaf = torch.zeros(len(truth.episodes), tiny.HORIZON, dtype=torch.float64, requires_grad=True)
+    total = torch.zeros((), dtype=torch.float64)
+    for rows, weight in zip(batches, weights, strict=True):
+        rollout = tiny.rollout_of([truth.episodes[row] for row in rows], group=[0] * len(rows))
+        own = leaf[list(rows), : rollout.mask.shape[1]]
+        advantages = torch.tensor(algorithm.advantages(rollout))
+        total = total - weight * policy_gradient_loss(own, advantages, torch.tensor(rollout.mask))
+    return torch.autograd.grad(total, leaf)[0]
+
+
+def batches_of(truth: Truth, kind: str) -> tuple[list[tuple[int, ...]], np.ndarray]:
+    """Every batch of one episode, of two of one prompt, or of any two, with its probability."""
+    rows = range(len(truth.episodes))
+    if kind == "single":
+        return [(row,) for row in rows], truth.probs
+    prompt = [e.prompt_index for e in truth.episodes]
+    pairs = [(i, j) for i in rows for j in rows if kind == "pair" or prompt[i] == prompt[j]]
+    weights = np.array([truth.probs[i] * truth.probs[j] for i, j in pairs])
+    if kind == "group":  # the prompt is drawn once for both
+        weights *= len(tiny.PROMPTS)
+    assert weights.sum() == pytest.approx(1, abs=1e-13)
+    return pairs, weights
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "scheme"),
+    [
+        ("reinforce", "single", "terminal"),
+        ("reinforce", "single", "prefix_delta"),
+        ("reinforce_to_go", "single", "terminal"),
+        ("reinforce_to_go", "single", "prefix_delta"),
+        ("rloo", "group", "terminal"),
+        ("rloo", "group", "prefix_delta"),
+        ("reinforce_baseline", "pair", "terminal"),
+    ],
+)
+def test_the_expected_gradient_is_the_gradient_of_the_objective(truths, name, kind, scheme):
+    truth = truths[scheme]
+    weights = expected_coefficients(truth, ALGORITHMS[name], *batches_of(truth, kind))
+    log_probs = truth.policy.log_probs(tiny.rollout_of(truth.episodes))  # production scoring, all episodes padded
+    mean = tiny.flat_gradient((weights * log_probs).sum(), truth.policy)
+    error = tiny.relative_error(mean, truth.gradient)
+    assert error < EXACT
+
+
+def group_mean(rollout: Rollout) -> np.ndarray:
+    """A planted fault: the baseline holds the sample itself, which scales the gradient by (G-1)/G."""
+    means = np.bincount(rollout.group, weights=rollout.returns) / np.bincount(rollout.group)
+    gap = rollout.returns - means[rollout.group]
+    return np.where(rollout.mask, gap[:, None], 0.0)
+
+
+def test_a_baseline_that_holds_the_sample_halves_the_exact_gradient_of_pairs(truth):
+    weights = expected_coefficients(truth, Algorithm("group_mean", group_mean), *batches_of(truth, "group"))
+    log_probs = truth.policy.log_probs(tiny.rollout_of(truth.episodes))
+    mean = tiny.flat_gradient((weights * log_probs).sum(), truth.policy)
+    assert tiny.relative_error(2 * mean, truth.gradient) < EXACT
+
+
+# --- sampled episodes of the real environment and policy
+
+EPISODES = 20_000
+GROUP_SIZE = 4
+
+
+@pytest.fixture(scope="module")
+def sampled(truth: Truth) -> Rollout:
+    return collect(
+        truth.policy,
+        tiny.make_envs(num_envs=1000, scheme="prefix_delta"),  # so that rewards to go are not the whole return
+        EPISODES,
+        np.random.default_rng(0),
+        group_size=GROUP_SIZE,
+        action_generator=torch.Generator().manual_seed(0),
+    )
+
+
+@pytest.fixture(scope="module")
+def projections(truth: Truth) -> dict[tuple[int, ...], np.ndarray]:
+    """∇ log π(a | s) on the direction of ∇J for each action, by history s, from plain forward passes."""
+    table = {}
+    for history in {tuple(e.prompt + e.completion[:step]) for e in truth.episodes for step in range(len(e.completion))}:
+        logits = truth.policy.model(input_ids=torch.tensor([history])).logits[0, -1, : len(tiny.SYMBOLS)]
+        log_probs = torch.log_softmax(logits, dim=-1)
+        gradients = [tiny.flat_gradient(log_probs[action], truth.policy) for action in range(len(tiny.SYMBOLS))]
+        table[history] = np.array([float(gradient @ truth.direction) for gradient in gradients])
+    return table
+
+
+def production_mean(truth: Truth, rollout: Rollout, algorithm: Algorithm) -> float:
+    """The mean gradient that the learner ascends, on the direction of ∇J."""
+    learner = PolicyGradient(
+        truth.policy,
+        tiny.make_envs(),
+        algorithm,
+        group_size=GROUP_SIZE,
+        entropy_coef=0.0,
+        max_grad_norm=1e9,
+        tokens_per_microbatch=1_000_000,
+    )
+    learner.accumulate_gradient(rollout, algorithm.advantages(rollout))
+    return -float(tiny.stored_gradient(truth.policy) @ truth.direction)
+
+
+def group_projections(rollout: Rollout, algorithm: Algorithm, table: dict[tuple[int, ...], np.ndarray]) -> np.ndarray:
+    """The gradient of each group of episodes on the direction of ∇J; groups are independent."""
+    weights = coefficients(algorithm, rollout) * len(rollout.mask)
+    each = np.zeros(len(rollout.mask))
+    for row, step in zip(*np.nonzero(rollout.mask), strict=True):
+        history = tuple(rollout.tokens[row, : rollout.prompt_length[row] + step].tolist())
+        each[row] += weights[row, step] * table[history][rollout.actions[row, step]]
+    return each.reshape(-1, GROUP_SIZE).mean(axis=1)
+
+
+def z_value(truth: Truth, rollout: Rollout, algorithm: Algorithm, table: dict[tuple[int, ...], np.ndarray]) -> float:
+    """How many standard errors the production gradient's projection is from ‖∇J‖."""
+    each = group_projections(rollout, algorithm, table)
+    mean = production_mean(truth, rollout, algorithm)
+    assert mean == pytest.approx(each.mean(), rel=1e-9)  # two ways to the same number
+    return (mean - truth.norm) / (each.std(ddof=1) / np.sqrt(len(each)))
+
+
+@pytest.mark.parametrize("name", ["reinforce", "reinforce_to_go", "rloo"])
+def test_sampled_gradients_project_on_the_exact_one(truth, sampled, projections, name):
+    assert len(sampled.mask) == EPISODES
+    z = z_value(truth, sampled, ALGORITHMS[name], projections)
+    assert abs(z) < 5
+
+
+def mask_stop_token(rollout: Rollout) -> Rollout:
+    return rollout._replace(mask=rollout.mask & (rollout.actions != STOP))
+
+
+def shift_labels(rollout: Rollout) -> Rollout:
+    """Each state is scored with the next step's token, the last one with its own."""
+    shifted = rollout.actions.copy()
+    follows = rollout.mask[:, 1:]
+    shifted[:, :-1][follows] = rollout.actions[:, 1:][follows]
+    return rollout._replace(actions=shifted)
+
+
+FAULTS = {
+    "stop token masked out": (mask_stop_token, ALGORITHMS["rloo"]),
+    "label shifted by one": (shift_labels, ALGORITHMS["rloo"]),
+    "baseline holds the sample": (lambda rollout: rollout, Algorithm("group_mean", group_mean)),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_planted_faults_are_found(truth, sampled, projections, fault):
+    plant, algorithm = FAULTS[fault]
+    assert abs(z_value(truth, plant(sampled), algorithm, projections)) >= 5
+
+
+# --- the learner's raw gradient
+
+
+def make_learner(entropy_coef: float, **settings: Any) -> PolicyGradient:
+    envs = tiny.make_envs()
+    policy = tiny.make_policy(envs, scale=WEIGHT_SCALE)
+    return PolicyGradient(policy, envs, "rloo", entropy_coef=entropy_coef, max_grad_norm=1e9, **settings)
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_the_learner_sets_minus_the_gradient_of_its_coefficients(name):
+    learner = make_learner(entropy_coef=0.0)
+    rollout = tiny.rollout_of(HAND_MADE, group=[0, 0, 1, 1])
+    metrics = learner.accumulate_gradient(rollout, ALGORITHMS[name].advantages(rollout))
+    steps = tiny.step_log_probs(learner.policy, HAND_MADE)
+    rows = [row[: len(own)] for row, own in zip(COEFFICIENTS[name], steps, strict=True)]
+    value = sum(torch.tensor(row, dtype=torch.float64) @ own for row, own in zip(rows, steps, strict=True))
+    expected = tiny.flat_gradient(value, learner.policy)
+    assert tiny.relative_error(-tiny.stored_gradient(learner.policy), expected) < EXACT
+    assert metrics["grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-9)
+    assert metrics["loss"] == pytest.approx(-value.item(), rel=1e-9)
+
+
+def mean_entropy(policy: TransformerPolicy) -> float:
+    """Mean of H(π(· | s)) over the nine states that the hand-made episodes visit, as numpy has it."""
+    total = 0.0
+    for episode in HAND_MADE:
+        for step in range(len(episode.completion)):
+            history = torch.tensor([episode.prompt + episode.completion[:step]])
+            with torch.no_grad():
+                logits = policy.model(input_ids=history).logits[0, -1, : len(tiny.SYMBOLS)].numpy()
+            probs = np.exp(logits) / np.exp(logits).sum()
+            total -= (probs * np.log(probs)).sum()
+    return total / 9
+
+
+@pytest.mark.parametrize("tokens_per_microbatch", [1, 1000])
+def test_the_entropy_bonus_ascends_the_mean_entropy_of_the_visited_states(tokens_per_microbatch):
+    learner = make_learner(entropy_coef=0.7, tokens_per_microbatch=tokens_per_microbatch)
+    rollout = tiny.rollout_of(HAND_MADE, group=[0, 0, 1, 1])
+    metrics = learner.accumulate_gradient(rollout, np.zeros(rollout.mask.shape))
+    assert metrics["entropy"] == pytest.approx(mean_entropy(learner.policy), rel=1e-12)
+    gradient = -tiny.stored_gradient(learner.policy)
+    direction = gradient / gradient.norm()
+    step = 1e-5
+    tiny.shift(learner.policy, direction, step)
+    above = mean_entropy(learner.policy)
+    tiny.shift(learner.policy, direction, -2 * step)
+    quotient = 0.7 * (above - mean_entropy(learner.policy)) / (2 * step)
+    assert quotient == pytest.approx(float(gradient.norm()), rel=1e-7)
+
+
+def test_the_gradient_is_scaled_down_to_its_largest_norm_and_never_up():
+    rollout = tiny.rollout_of(HAND_MADE, group=[0, 0, 1, 1])
+    advantages = ALGORITHMS["rloo"].advantages(rollout)
+    whole = make_learner(entropy_coef=0.0)
+    whole.accumulate_gradient(rollout, advantages)
+    clipped = make_learner(entropy_coef=0.0)
+    clipped.settings["max_grad_norm"] = 0.001
+    metrics = clipped.accumulate_gradient(rollout, advantages)
+    raw, short = tiny.stored_gradient(whole.policy), tiny.stored_gradient(clipped.policy)
+    assert metrics["grad_norm"] == pytest.approx(float(raw.norm()), rel=1e-9)
+    assert tiny.relative_error(short, 0.001 * raw / raw.norm()) < 1e-2  # torch divides by the norm plus 1e-6
