@@ -1,0 +1,218 @@
+"""The `textgym-bench` command.
+
+Reads arguments, runs a benchmark, shows its table and writes its files. What is measured and how is left to the modules
+that it calls; they, torch and scipy are loaded once the arguments are read.
+"""
+
+import shlex
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from textgym.errors import unknown
+from textgym.escape import escape
+from textgym.tasks import DEFAULT_TASK, make_task
+
+if TYPE_CHECKING:
+    from benchmarks.schemes import Row, RunResult
+
+DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+LATER = ("speed", "estimators", "diagnostics")
+QUICK_TIMESTEPS = 40_000
+QUICK_EVALUATION_EPISODES = 1024
+HELP = """\
+usage: textgym-bench COMMAND [options]
+
+Compare ways of rewarding text, with intervals over seeds.
+
+commands:
+  schemes    train under the schemes terminal and prefix_delta, and compare what comes of it
+
+textgym-bench COMMAND --help lists the options of a command.
+"""
+
+
+class UsageError(Exception):
+    """Arguments that make no sense; the message says which and what is allowed."""
+
+
+@dataclass(frozen=True)
+class SchemesOptions:
+    """Train under the reward schemes terminal and prefix_delta, and compare them seed by seed.
+
+    Both schemes see the same weights, prompts, random numbers and settings. The table goes to standard output, the
+    files to results/NAME under the current folder; nothing is overwritten.
+    """
+
+    task: str = DEFAULT_TASK
+    """Built-in task: bandit, reverse or sort."""
+    level: int = 1
+    """Difficulty of the task, 1 the easiest."""
+    algorithm: str = "reinforce_to_go"
+    """What trains: reinforce, reinforce_baseline, reinforce_to_go or rloo."""
+    seeds: int = 3
+    """Number of seeds, at least 2; fewer than 5 are too few for a finding."""
+    total_timesteps: int | None = None
+    """Generated tokens that each run trains on; 160000, or 40000 with --quick."""
+    quick: bool = False
+    """Shorter runs: about a minute in all."""
+    output: Path | None = None
+    """Folder of the files instead of results/NAME; where it exists, -2 goes behind its name."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: those after the command's name; the process's own by default.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 2 wrong usage, 130 interrupted.
+    """
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _dispatch(given)
+    except UsageError as error:
+        return _complain(error, WRONG_USAGE)
+    except ModuleNotFoundError as error:
+        message = f'{error.name} is not installed; run pip install -e ".[benchmarks]" in the folder of the repository'
+        return _complain(message, FAILED)
+    except KeyboardInterrupt:
+        return _complain("interrupted; runs that were finished are kept in runs.jsonl", INTERRUPTED)
+    except Exception as error:
+        return _complain(f"{type(error).__name__}: {error}", FAILED)
+
+
+def _dispatch(given: list[str]) -> int:
+    if not given or given[0] in ("-h", "--help"):
+        print(HELP, end="", file=sys.stdout if given else sys.stderr)
+        return DONE if given else WRONG_USAGE
+    command, *rest = given
+    if command in LATER:
+        raise UsageError(f"{command!r} is not built yet; built: {', '.join(COMMANDS)}")
+    if command not in COMMANDS:
+        raise UsageError(unknown("command", command, COMMANDS))
+    return COMMANDS[command](rest, shlex.join(["textgym-bench", *given]))
+
+
+def schemes(arguments: list[str], command: str) -> int:
+    """Run `textgym-bench schemes`.
+
+    Args:
+        arguments: those after `schemes`.
+        command: the whole command line, for the files.
+    """
+    import tyro
+
+    options = tyro.cli(
+        SchemesOptions,
+        args=arguments,
+        prog="textgym-bench schemes",
+        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
+    )
+    _check(options)
+    rows = _rows(options)
+
+    from benchmarks.comparison import compare
+    from benchmarks.run_folder import new_folder, write_summary
+
+    folder = new_folder(options.output or Path("results") / f"schemes-{options.task}-{options.algorithm}")
+    _say(f"{len(rows)} runs of {rows[0].total_timesteps:,} tokens each; files go to {folder}")
+    comparison = compare(_run_all(rows, folder))
+    table = f"{_heading(rows[0], command)}\n{comparison.markdown()}"
+    write_summary(folder, {"command": command, "versions": _versions(), **comparison.record()}, table)
+    print(f"{table}\nFiles: {escape(str(folder))}")
+    return DONE
+
+
+COMMANDS: dict[str, Callable[[list[str], str], int]] = {"schemes": schemes}
+
+
+def _check(options: SchemesOptions) -> None:
+    """Refuse what can be refused before anything heavy is loaded."""
+    try:
+        make_task(options.task, options.level)
+    except ValueError as error:
+        raise UsageError(error) from error
+    if options.seeds < 2:
+        raise UsageError(f"--seeds {options.seeds}; give at least 2, an interval needs them")
+    if options.total_timesteps is not None and options.total_timesteps < 1:
+        raise UsageError(f"--total-timesteps {options.total_timesteps}; give at least 1")
+
+
+def _rows(options: SchemesOptions) -> "list[Row]":
+    from agents.algorithms import make_algorithm
+    from benchmarks.schemes import sweep
+
+    try:
+        make_algorithm(options.algorithm)
+    except ValueError as error:
+        raise UsageError(error) from error
+    settings: dict[str, Any] = {"task": options.task, "level": options.level, "algorithm": options.algorithm}
+    if options.quick:
+        settings |= {"total_timesteps": QUICK_TIMESTEPS, "evaluation_episodes": QUICK_EVALUATION_EPISODES}
+    if options.total_timesteps is not None:
+        settings["total_timesteps"] = options.total_timesteps
+    return sweep(options.seeds, **settings)
+
+
+def _run_all(rows: "list[Row]", folder: Path) -> "list[RunResult]":
+    from benchmarks.run_folder import append_run
+    from benchmarks.schemes import run
+
+    results: list[RunResult] = []
+    for row in rows:
+        start = time.monotonic()
+        with _one_thread():
+            result = run(row)
+        append_run(folder, result.record())
+        results.append(result)
+        _say(
+            f"run {len(results)} of {len(rows)}: {row.scheme}, seed {row.seed}: score {result.normalized_score:.3f} "
+            f"({time.monotonic() - start:.0f} s)"
+        )
+    return results
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch on one thread: faster than more on models this small, and the last digits depend on the number."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _heading(row: "Row", command: str) -> str:
+    return (
+        f"# Reward schemes on {row.task}, level {row.level}, with {row.algorithm}\n\n"
+        f"Made by `{escape(command)}`: {row.total_timesteps:,} generated tokens a run. Scores are normalised: 0 is the "
+        "uniform\npolicy, 1 the optimum. In brackets 95% t intervals over seeds; p values are two-sided and not "
+        "corrected for each other.\n"
+    )
+
+
+def _versions() -> dict[str, str]:
+    import platform
+    from importlib.metadata import version
+
+    names = ("textgym", "torch", "transformers", "numpy", "scipy")
+    return {"python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def _say(line: str) -> None:
+    """Show progress, apart from the table."""
+    print(escape(line), file=sys.stderr, flush=True)
+
+
+def _complain(problem: object, code: int) -> int:
+    print(f"textgym-bench: error: {escape(str(problem), keep=chr(10))}", file=sys.stderr)
+    return code
