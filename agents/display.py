@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from agents.learner import Update
-from agents.rollout import Rollout
+from agents.rollout import Rollout, spaced_rows
 from textgym.escape import escape
 
 _SMOOTHING = 10  # updates that the shown return is a mean of
@@ -113,9 +113,9 @@ def known(optimum: float | None, uniform: float | None) -> str:
 
 
 def samples(rollout: Rollout, count: int = 2) -> list[str]:
-    """Lines that show the first episodes, escaped and cut to a line each."""
+    """Lines that show some episodes, of different prompts where there are several; escaped and cut to a line each."""
     lines = []
-    for row in range(min(count, len(rollout.length))):
+    for row in spaced_rows(rollout, count):
         prompt, completion = (_cut(escape(text)) for text in rollout.texts(row))
         lines.append(f"  {prompt} → {completion}  score {rollout.score[row]:.3g}")
     return lines

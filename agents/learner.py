@@ -69,7 +69,7 @@ class PolicyGradient:
         group_size: int = 8,
         episodes_per_update: int = 256,
         learning_rate: float = 1e-3,
-        entropy_coef: float = 0.1,
+        entropy_coef: float = 0.05,
         max_grad_norm: float = 1.0,
         tokens_per_microbatch: int = 16_384,
         seed: int = 0,

@@ -90,6 +90,12 @@ class Rollout(NamedTuple):
         ]
 
 
+def spaced_rows(rollout: Rollout, count: int) -> list[int]:
+    """Up to `count` episodes to show, far apart, so that they differ in their prompts where there are several."""
+    total = len(rollout.length)
+    return [index * total // min(count, total) for index in range(min(count, total))]
+
+
 class Actor(Protocol):
     """What `collect` needs of a policy."""
 

@@ -18,7 +18,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from agents.learner import Update
 from agents.policy import TransformerPolicy
-from agents.rollout import Rollout
+from agents.rollout import Rollout, spaced_rows
 
 _FILES = ("config.json", "env.txt", "metrics.jsonl", "timings.jsonl", "trajectories.jsonl")
 _FOLDERS = ("tensorboard", "policy")
@@ -74,7 +74,7 @@ class RunFolder:
         for name, value in update.metrics.items():
             self._board.add_scalar(name, value, update.num_timesteps)
         if (update.step - 1) % self.trajectory_interval == 0:
-            for row in range(min(2, len(update.rollout.length))):
+            for row in spaced_rows(update.rollout, 2):
                 _append(self._trajectories, {"step": update.step, **trajectory_entry(update, row)})
         self._last = now
 

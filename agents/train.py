@@ -12,6 +12,7 @@ from types import FrameType
 import gymnasium as gym
 import numpy as np
 import torch
+from transformers.utils.logging import disable_progress_bar
 
 from agents.display import Display, known, samples
 from agents.learner import PolicyGradient, Update
@@ -68,6 +69,7 @@ def train(settings: TrainSettings) -> int:
     """
     with stop_on_signals() as stop:
         torch.set_num_threads(settings.advanced.num_threads)
+        disable_progress_bar()  # a bar for each saved file would tear the live table
         learner = _build(settings)
         _print_header(settings, learner)
         if settings.on_own_prompts:
