@@ -48,6 +48,14 @@ def test_nothing_is_scored_and_all_is_zero_before_the_end():
         assert not infos["scores_valid"].any() and infos["valid"].all()
 
 
+def test_a_new_episode_knows_nothing_of_the_score_before():
+    env = gym.make("TextGen-v0", tokenizer=SYMBOLS, prompts=PROMPTS, max_new_tokens=1, reward=lambda completions: [3.0])
+    env.reset(seed=0)
+    assert env.step(1)[4]["scores_valid"].tolist() == [True]
+    info = env.reset()[1]
+    assert (info["score"], info["scores"].tolist(), info["scores_valid"].tolist()) == (0.0, [0.0], [False])
+
+
 def test_a_function_receives_only_the_keywords_that_it_names():
     received = {}
 

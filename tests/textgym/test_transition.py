@@ -97,7 +97,7 @@ def test_an_illegal_id_leaves_the_state_unchanged(actions):
 
 
 def test_a_failed_first_score_of_a_prefix_leaves_the_row_unstarted():
-    failures = [True, False, False]
+    failures = [False, True, False, False]
 
     def sometimes(completions):
         if failures.pop(0):
@@ -105,6 +105,8 @@ def test_a_failed_first_score_of_a_prefix_leaves_the_row_unstarted():
         return score(completions)
 
     env = gym.make("TextGen-v0", reward=sometimes, scheme="prefix_delta", **KEYWORDS).unwrapped
+    env.reset()
+    env.step(A)  # an episode is running when the next one fails to start
     with pytest.raises(textgym.RewardError):
         env.reset(options={"completion_ids": [A]})
     with pytest.raises(gym.error.ResetNeeded):

@@ -129,7 +129,9 @@ def test_a_tokenizer_without_a_template_adds_nothing(make_folder, word_tokenizer
 
 
 def test_special_tokens_stay_visible_when_decoded(make_folder):
-    assert make_vocabulary(make_folder()).decode([1, 4, 3]).split() == ["<s>", "red", "<end>"]
+    vocabulary = make_vocabulary(make_folder())
+    for text in (vocabulary.decode([1, 4, 3]), *vocabulary.decode_batch([[1, 4, 3]])):
+        assert text.split() == ["<s>", "red", "<end>"]
 
 
 def test_truncation_and_padding_inside_the_file_are_ignored(make_folder, word_tokenizer):
