@@ -108,12 +108,14 @@ def make_problem(
     if max_prompt_tokens is not None:
         max_prompt_tokens = _count("max_prompt_tokens", max_prompt_tokens, least=0)
     loaded = _prompts(own, chosen, vocabulary, max_prompt_tokens)
-    known = chosen if not own.any_given() else None
+    chosen_scheme = make_scheme(scheme)
+    pays_score = getattr(chosen_scheme, "pays_score", False)
+    known = chosen if pays_score and not own.any_given() else None
     return Problem(
         vocabulary=vocabulary,
         prompts=loaded,
         reward=_reward(own, chosen),
-        scheme=make_scheme(scheme),
+        scheme=chosen_scheme,
         max_new_tokens=horizon,
         max_prompt_tokens=loaded.max_tokens,
         task=chosen,

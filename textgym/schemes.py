@@ -23,9 +23,12 @@ class Scheme(Protocol):
 
     Attributes:
         scores_prefixes: whether every prefix must be scored, rather than complete texts alone.
+        pays_score: whether the rewards of an episode always add up to its score, so that what is known of a task's
+            scores holds for returns too; an object without it counts as False.
     """
 
     scores_prefixes: bool
+    pays_score: bool
 
     def pay(self, payment: Payment) -> np.ndarray:
         """The rewards of one step, float64 [n]."""
@@ -36,6 +39,7 @@ class Terminal:
     """The score is paid once, at the end."""
 
     scores_prefixes = False
+    pays_score = True
 
     def pay(self, payment: Payment) -> np.ndarray:
         """The score where the episode ended, 0 elsewhere; float64 [n]."""
@@ -52,6 +56,7 @@ class PrefixDelta:
     """
 
     scores_prefixes = True
+    pays_score = True
 
     def pay(self, payment: Payment) -> np.ndarray:
         """The gain of score of the step; float64 [n]."""

@@ -142,7 +142,8 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """What each row answers to the attribute or method `name`, N values."""
-        value = getattr(self, name)
+        single = f"single_{name}"  # a row's own spaces
+        value = getattr(self, single if hasattr(self, single) else name)
         if callable(value):
             value = value(*args, **kwargs)
         per_row = isinstance(value, tuple | list | np.ndarray) and len(value) == self.num_envs

@@ -214,6 +214,11 @@ def _folder_stop_ids(folder: Path, tokenizer: Tokenizer) -> list[int]:
     if isinstance(eos_token, dict):  # an added token with its options
         eos_token = eos_token.get("content")
     eos_id = tokenizer.token_to_id(eos_token) if eos_token else None
+    if eos_token and eos_id is None:
+        message = (
+            f"the eos_token {excerpt(eos_token)} of {str(folder)!r} is no token of its tokenizer.json and is dropped"
+        )
+        warnings.warn(message, UserWarning, stacklevel=2)
     return [] if eos_id is None else [eos_id]
 
 

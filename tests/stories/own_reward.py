@@ -1,6 +1,5 @@
 import gymnasium as gym
 
-import textgym
 from agents import PolicyGradient, TransformerPolicy
 
 

@@ -1,0 +1,98 @@
+"""A stranger's scripts, as the README shows them, each in a process of its own with sockets blocked."""
+
+import json
+import re
+import shlex
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from tests.stories.run import HERE, run, textgym
+
+
+def numbers(result):
+    assert result.returncode == 0, result.stderr
+    return [float(line.split()[-1]) for line in result.stdout.splitlines()]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("quickstart")
+    result = textgym("train", cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder, result
+
+
+def read_jsonl(path):
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def test_sockets_are_blocked(tmp_path):
+    result = run("-c", "import socket; socket.create_connection(('127.0.0.1', 9))", cwd=tmp_path)
+    assert "the network is blocked" in result.stderr
+
+
+def test_the_command_reaches_95_percent_of_the_optimum(trained):
+    folder, result = trained
+    last = result.stdout.splitlines()[-1]
+    reached = float(re.match(r"done: return ([\d.]+) \(optimum 1,", last).group(1))
+    assert reached >= 0.95
+    rewards = [entry["reward"] for entry in read_jsonl(folder / "runs" / "sort-rloo" / "metrics.jsonl")]
+    assert sum(rewards[-10:]) / 10 >= 0.95
+    assert rewards[0] < 0.3
+
+
+def test_the_run_folder_is_complete(trained):
+    run_folder = trained[0] / "runs" / "sort-rloo"
+    names = {"config.json", "env.txt", "metrics.jsonl", "timings.jsonl", "trajectories.jsonl", "tensorboard", "policy"}
+    assert {path.name for path in run_folder.iterdir()} == names
+    assert list((run_folder / "tensorboard").iterdir())
+    model = AutoModelForCausalLM.from_pretrained(run_folder / "policy")
+    tokenizer = AutoTokenizer.from_pretrained(run_folder / "policy")
+    prompts = ["3120", "7531", "4602"]
+    batch = tokenizer(prompts, return_tensors="pt", return_token_type_ids=False)
+    completions = model.generate(**batch, max_new_tokens=4, do_sample=False, pad_token_id=0)[:, 4:]
+    assert tokenizer.batch_decode(completions) == ["".join(sorted(prompt)) for prompt in prompts]
+
+
+def test_the_next_command_works(trained):
+    folder, result = trained
+    command = shlex.split(result.stdout.splitlines()[-1].split("next: ")[1])
+    assert command[0] == "textgym"
+    again = textgym(*command[1:], "--total-timesteps", 1024, cwd=folder)
+    assert again.returncode == 0, again.stderr
+    assert float(re.search(r"done: return ([\d.]+)", again.stdout).group(1)) > 0.9
+    assert (folder / "runs" / "sort-rloo-2").is_dir()
+
+
+def test_the_snippet_does_what_the_command_did(trained, tmp_path):
+    rewards = numbers(run(HERE / "quickstart.py", cwd=tmp_path))
+    logged = [entry["reward"] for entry in read_jsonl(trained[0] / "runs" / "sort-rloo" / "metrics.jsonl")]
+    assert rewards == logged
+
+
+def test_own_reward(tmp_path):
+    rewards = numbers(run(HERE / "own_reward.py", cwd=tmp_path))
+    assert sum(rewards[:5]) / 5 < 0.2
+    assert sum(rewards[-10:]) / 10 > 0.6
+
+
+def test_own_agent(tmp_path):
+    rewards = numbers(run(HERE / "own_agent.py", cwd=tmp_path))
+    assert rewards[0] < 0.7  # a uniform policy gets 1/2
+    assert rewards[-1] > 0.9
+
+
+def test_walkthrough(tmp_path):
+    result = run(HERE / "walkthrough.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    lines = result.stdout.splitlines()
+    assert lines[0] == "s_0 = 'The capital of France is' [0, 1, 2, 3, 4]"
+    for state, action, following in zip(lines[0::2], lines[1::2], lines[2::2], strict=False):
+        text, token = re.match(r"s_\d = '(.*)' \[", state).group(1), re.match(r"a_\d = '(.*)' \[", action).group(1)
+        assert re.match(r"s_\d = '(.*)' \[", following).group(1) == text + token
+
+
+def test_stable_baselines3_learns(tmp_path):
+    uniform = 1 / 8
+    assert numbers(run(HERE / "sb3_ppo.py", cwd=tmp_path))[-1] > 4 * uniform

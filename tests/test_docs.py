@@ -1,0 +1,43 @@
+"""The pages: every Python snippet of the README is a story that the suite runs, those of the package pages run here."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.stories.run import run
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("textgym/README.md", "agents/README.md", "benchmarks/README.md")
+
+
+def snippets(page):
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+def test_every_snippet_of_the_readme_is_a_story():
+    stories = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "stories").glob("*.py")}
+    found = [name for snippet in snippets("README.md") for name, text in stories.items() if text == snippet]
+    assert len(found) == len(snippets("README.md")) == 5
+    for name in found:
+        assert f"(tests/stories/{name})" in (ROOT / "README.md").read_text(encoding="utf-8")
+        assert name in (ROOT / "tests" / "stories" / "test_stories.py").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_snippets_of_the_package_pages_run(page, tmp_path):
+    for snippet in snippets(page):
+        (tmp_path / "snippet.py").write_text(snippet, encoding="utf-8")
+        result = run("snippet.py", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+
+
+def test_every_file_of_the_tree_exists():
+    tree = (ROOT / "README.md").read_text(encoding="utf-8").split("## The tree")[1].split("```")[1]
+    package = None
+    for line in tree.strip().splitlines():
+        names = re.match(r"\s*((?:\S+\.py |\S+/ |\S+/$|\S+\.py$)+)", line).group(1).split()
+        if not line.startswith(" "):
+            package = ROOT / names[0]
+            names = [""]
+        assert all((package / name).exists() for name in names), line

@@ -1,0 +1,42 @@
+"""What is known of a task's returns is told only where it still holds."""
+
+import gymnasium as gym
+import numpy as np
+import pytest
+
+import textgym
+
+
+class HalfScore:
+    scores_prefixes = False
+
+    def pay(self, payment):
+        return np.where(payment.ended, payment.score / 2, 0.0)
+
+
+@pytest.mark.parametrize("scheme", ["terminal", "prefix_delta", textgym.schemes.PrefixDelta()])
+def test_schemes_that_pay_the_score_keep_the_optimum(scheme):
+    env = gym.make("TextGen-v0", task="reverse", scheme=scheme).unwrapped
+    assert (env.optimum, env.uniform) == (1.0, 1 / 4)
+
+
+@pytest.mark.parametrize(
+    "keywords",
+    [
+        {"scheme": HalfScore()},
+        {"reward": lambda completions: [0.0] * len(completions)},
+        {"max_new_tokens": 2},
+        {"prompts": ["0101"]},
+        {"stop_ids": [0]},
+    ],
+)
+def test_own_parts_make_them_unknown(keywords):
+    env = gym.make("TextGen-v0", task="reverse", **keywords).unwrapped
+    assert env.optimum is None
+    assert env.uniform is None
+
+
+def test_call_gives_each_row_its_own_space():
+    envs = gym.make_vec("TextGen-v0", num_envs=2)
+    assert envs.get_attr("action_space") == (envs.single_action_space,) * 2
+    assert envs.get_attr("observation_space") == (envs.single_observation_space,) * 2
