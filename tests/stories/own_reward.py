@@ -1,5 +1,6 @@
 import gymnasium as gym
 
+import textgym
 from agents import PolicyGradient, TransformerPolicy
 
 

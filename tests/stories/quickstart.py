@@ -1,5 +1,6 @@
 import gymnasium as gym
 
+import textgym
 from agents import PolicyGradient, TransformerPolicy
 
 envs = gym.make_vec("TextGen-v0", num_envs=256)  # the task "sort"

@@ -1,6 +1,7 @@
 import gymnasium as gym
 import numpy as np
 
+import textgym
 from agents import TransformerPolicy, collect
 
 envs = gym.make_vec(
