@@ -25,6 +25,21 @@ _FOLDERS = ("tensorboard", "policy")
 _PACKAGES = ("textgym", "gymnasium", "numpy", "tokenizers", "torch", "transformers", "safetensors", "tensorboard")
 
 
+def check_run_dir(run_dir: Path | None, overwrite: bool) -> None:
+    """Refuse a folder that a run would mix with something else.
+
+    Raises:
+        FileExistsError: the folder is not empty and `overwrite` is not set, or it is a file.
+    """
+    if run_dir is None or not run_dir.exists():
+        return
+    if not run_dir.is_dir():
+        raise FileExistsError(f"the run folder {str(run_dir)!r} is a file; give another --run-dir")
+    if any(run_dir.iterdir()) and not overwrite:
+        what = "holds a run" if (run_dir / "config.json").exists() else "is not empty"
+        raise FileExistsError(f"the run folder {str(run_dir)!r} {what}; give another --run-dir, or --overwrite")
+
+
 def choose_run_dir(run_dir: Path | None, name: str, overwrite: bool) -> Path:
     """Make the folder of a run.
 
@@ -34,16 +49,13 @@ def choose_run_dir(run_dir: Path | None, name: str, overwrite: bool) -> Path:
         overwrite: whether a run that the folder holds is removed; files that are not of a run stay.
 
     Raises:
-        FileExistsError: the folder is not empty and `overwrite` is not set.
+        FileExistsError: see `check_run_dir`.
     """
     if run_dir is None:
         return _next_free(Path("runs"), name, overwrite)
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
-        if not overwrite or not run_dir.is_dir():
-            what = "holds a run" if (run_dir / "config.json").exists() else "is not empty"
-            raise FileExistsError(f"the run folder {str(run_dir)!r} {what}; give another --run-dir, or --overwrite")
-        _clear(run_dir)
+    check_run_dir(run_dir, overwrite)
     run_dir.mkdir(parents=True, exist_ok=True)
+    _clear(run_dir)
     return run_dir
 
 

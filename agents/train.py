@@ -18,7 +18,7 @@ from agents.display import Display, known, samples
 from agents.learner import PolicyGradient, Update
 from agents.policy import TransformerPolicy
 from agents.rollout import collect
-from agents.run_folder import RunFolder, choose_run_dir
+from agents.run_folder import RunFolder, check_run_dir, choose_run_dir
 from agents.settings import TrainSettings
 from textgym.vector_env import TextGenVectorEnv
 
@@ -70,6 +70,7 @@ def train(settings: TrainSettings) -> int:
     with stop_on_signals() as stop:
         torch.set_num_threads(settings.advanced.num_threads)
         disable_progress_bar()  # a bar for each saved file would tear the live table
+        check_run_dir(settings.run_dir, settings.overwrite)  # before any work
         learner = _build(settings)
         _print_header(settings, learner)
         if settings.on_own_prompts:
