@@ -508,6 +508,13 @@ def test_an_environments_vocabulary_takes_the_place_of_the_folders(tmp_path, wor
         TransformerPolicy.from_pretrained(folder, vocabulary=Vocabulary.from_symbols([f"{i}," for i in range(100)]))
 
 
+def test_the_stop_tokens_of_the_vocabulary_take_the_place_of_the_models(tmp_path):
+    assert gpt2(64).generation_config.eos_token_id == 2
+    TransformerPolicy(gpt2(64), 4, Vocabulary.from_symbols(tiny.SYMBOLS)).save_pretrained(tmp_path)
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).generation_config.eos_token_id == [STOP]
+    assert TransformerPolicy.from_pretrained(tmp_path).vocabulary.stop_ids == (STOP,)
+
+
 def test_a_folder_without_a_model_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="config.json"):
         TransformerPolicy.from_pretrained(tmp_path)
