@@ -59,7 +59,7 @@ class SchemesOptions:
     total_timesteps: int | None = None
     """Generated tokens that each run trains on; 160000, or 40000 with --quick."""
     quick: bool = False
-    """Shorter runs: about a minute in all."""
+    """Shorter runs: half a minute or so in all."""
     output: Path | None = None
     """Folder of the files instead of results/NAME; where it exists, -2 goes behind its name."""
 
@@ -194,9 +194,10 @@ def _one_thread() -> Iterator[None]:
 def _heading(row: "Row", command: str) -> str:
     return (
         f"# Reward schemes on {row.task}, level {row.level}, with {row.algorithm}\n\n"
-        f"Made by `{escape(command)}`: {row.total_timesteps:,} generated tokens a run. Scores are normalised: 0 is the "
-        "uniform\npolicy, 1 the optimum. In brackets 95% t intervals over seeds; p values are two-sided and not "
-        "corrected for each other.\n"
+        f"    {escape(command)}\n\n"
+        f"{row.total_timesteps:,} generated tokens a run. Scores are normalised: 0 is the uniform policy, 1 the "
+        "optimum.\n"
+        "In brackets 95% t intervals over seeds; p values are two-sided and not corrected for each other.\n"
     )
 
 
