@@ -1,0 +1,20 @@
+"""The page shows the table that its command made."""
+
+import json
+from pathlib import Path
+
+FOLDER = Path(__file__).parents[2] / "benchmarks"
+
+
+def test_the_page_shows_the_saved_table_and_its_command():
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    saved = (FOLDER / "results" / "schemes" / "table.md").read_text(encoding="utf-8")
+    command = json.loads((FOLDER / "results" / "schemes" / "summary.json").read_text(encoding="utf-8"))["command"]
+    assert f"    {command}\n" in page and f"    {command}\n" in saved
+    assert saved[saved.index("| scheme") :] in page
+
+
+def test_the_page_names_every_file():
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    files = {path.name for path in FOLDER.glob("*.py")} - {"__init__.py"}
+    assert {line.split()[0] for line in page.splitlines() if line.split() and line.split()[0] in files} == files
