@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from agents.algorithms import Algorithm, make_algorithm
+from agents.defaults import default_learning_rate
 from agents.losses import entropy_bonus, policy_gradient_loss
 from agents.metrics import rollout_metrics
 from agents.policy import TransformerPolicy
@@ -46,7 +47,7 @@ class PolicyGradient:
         algorithm: a name of `agents.algorithms.ALGORITHMS`, or a row of one's own.
         group_size: G, episodes that share a prompt.
         episodes_per_update: B, a multiple of the group size.
-        learning_rate: of Adam.
+        learning_rate: of Adam; by default 0.064 over the model's width, see `agents.defaults`.
         entropy_coef: weight of the mean entropy per token, in units of reward per nat.
         max_grad_norm: the gradient is scaled down to this norm.
         tokens_per_microbatch: most tokens, padding included, in one forward pass; the gradient does not depend on it.
@@ -68,7 +69,7 @@ class PolicyGradient:
         *,
         group_size: int = 8,
         episodes_per_update: int = 256,
-        learning_rate: float = 1e-3,
+        learning_rate: float | None = None,
         entropy_coef: float = 0.05,
         max_grad_norm: float = 1.0,
         tokens_per_microbatch: int = 16_384,
@@ -79,7 +80,7 @@ class PolicyGradient:
         self.settings: dict[str, Any] = {
             "group_size": group_size,
             "episodes_per_update": episodes_per_update,
-            "learning_rate": learning_rate,
+            "learning_rate": default_learning_rate(policy) if learning_rate is None else learning_rate,
             "entropy_coef": entropy_coef,
             "max_grad_norm": max_grad_norm,
             "tokens_per_microbatch": tokens_per_microbatch,
@@ -95,7 +96,7 @@ class PolicyGradient:
         _check_length(policy, self.envs.unwrapped.problem.max_length)  # type: ignore[attr-defined]
         if policy.vocabulary is None:
             policy.vocabulary = vocabulary  # saved beside the weights
-        self.optimizer = torch.optim.Adam(policy.parameters(), lr=learning_rate)
+        self.optimizer = torch.optim.Adam(policy.parameters(), lr=self.settings["learning_rate"])
         self.prompt_generator = np.random.default_rng(seed)
         self.action_generator = torch.Generator(device="cpu").manual_seed(seed)
         self.num_timesteps = self.num_updates = 0

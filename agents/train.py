@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
 
+from agents.defaults import default_timesteps
 from agents.display import Display, known, samples
 from agents.learner import PolicyGradient, Update
 from agents.policy import TransformerPolicy
@@ -75,12 +76,13 @@ def train(settings: TrainSettings) -> int:
         _print_header(settings, learner)
         if settings.on_own_prompts:
             _try_reward(learner)
+        timesteps = _timesteps(settings, learner)
         run = RunFolder(
             choose_run_dir(settings.run_dir, settings.name(), settings.overwrite),
-            settings.as_json() | {"episodes_per_update": settings.episodes, "total_timesteps": settings.timesteps},
+            settings.as_json() | learner.settings | {"total_timesteps": timesteps},
             settings.advanced.trajectory_interval,
         )
-        return _run(settings, learner, run, stop)
+        return _run(settings, learner, run, timesteps, stop)
 
 
 def _build(settings: TrainSettings) -> PolicyGradient:
@@ -92,9 +94,16 @@ def _build(settings: TrainSettings) -> PolicyGradient:
         raise SetupError(str(error)) from error
 
 
-def _run(settings: TrainSettings, learner: PolicyGradient, run: RunFolder, stop: StopSignal) -> int:
+def _timesteps(settings: TrainSettings, learner: PolicyGradient) -> int:
+    if settings.total_timesteps is not None:
+        return settings.total_timesteps
+    problem = learner.envs.unwrapped.problem  # type: ignore[attr-defined]
+    return default_timesteps(learner.policy, problem.max_prompt_tokens, problem.max_new_tokens)
+
+
+def _run(settings: TrainSettings, learner: PolicyGradient, run: RunFolder, timesteps: int, stop: StopSignal) -> int:
     envs: TextGenVectorEnv = learner.envs.unwrapped  # type: ignore[assignment]
-    display = Display(settings.timesteps, envs.optimum, envs.uniform)
+    display = Display(timesteps, envs.optimum, envs.uniform)
     begun = time.perf_counter()
 
     def after_update(update: Update) -> bool:
@@ -104,7 +113,7 @@ def _run(settings: TrainSettings, learner: PolicyGradient, run: RunFolder, stop:
 
     try:
         if not stop.number:
-            learner.learn(settings.timesteps, after_update)
+            learner.learn(timesteps, after_update)
     finally:
         display.close()
         policy_folder = run.save_policy(learner.policy)

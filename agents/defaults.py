@@ -1,0 +1,45 @@
+"""Defaults that depend on the size of the model, as pure functions."""
+
+from agents.policy import TransformerPolicy
+
+# 1e-3 at the width of 64, where a small policy solves the default task.
+_LEARNING_RATE_TIMES_WIDTH = 0.064
+# About two minutes on one core: small models were measured at 3e10 operations a second.
+_OPERATIONS = 4e12
+_MOST_TIMESTEPS, _LEAST_TIMESTEPS = 200_000, 20_000
+
+
+def default_learning_rate(policy: TransformerPolicy) -> float:
+    """Adam's step size, in inverse proportion to the model's width.
+
+    A weight moves by about the step size whatever its gradient, and what a layer puts out moves by width times that:
+    the proportion keeps it the same (Yang and Hu, 2011.14522).
+
+    >>> default_learning_rate(TransformerPolicy.small(4, d_model=64))
+    0.001
+    """
+    return _LEARNING_RATE_TIMES_WIDTH / policy.model.config.get_text_config().hidden_size
+
+
+def default_timesteps(policy: TransformerPolicy, prompt_tokens: int, max_new_tokens: int) -> int:
+    """Tokens to generate in about two minutes on one core, 20,000 to 200,000.
+
+    Every generated token costs a pass over its whole history, of the prompt and half the horizon on average, a
+    projection on the vocabulary, and its share of a forward and backward pass over the episode; a pass takes two
+    operations a weight and token, a backward pass four.
+
+    Args:
+        policy: the model.
+        prompt_tokens: of the longest prompt.
+        max_new_tokens: the horizon.
+
+    >>> default_timesteps(TransformerPolicy.small(8), prompt_tokens=4, max_new_tokens=4)
+    200000
+    """
+    tables = {policy.model.get_input_embeddings().weight, policy.model.get_output_embeddings().weight}
+    body = sum(weights.numel() for weights in policy.parameters()) - sum(table.numel() for table in tables)
+    head = policy.model.get_output_embeddings().weight.numel()
+    history = prompt_tokens + max_new_tokens / 2
+    episode = (prompt_tokens + max_new_tokens) / max_new_tokens
+    operations = 2 * (body * history + head) + 6 * (body * episode + head)
+    return int(min(_MOST_TIMESTEPS, max(_LEAST_TIMESTEPS, _OPERATIONS / operations)))
