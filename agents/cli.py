@@ -4,11 +4,13 @@ Imports nothing heavy until it knows what to do; a base install without the `age
 """
 
 import importlib.util
+import io
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from textgym.errors import did_you_mean
+from textgym.escape import escape
 
 if TYPE_CHECKING:
     from agents.settings import TrainSettings
@@ -27,11 +29,15 @@ _LATER = (
     "replay",
 )
 _NEEDED = ("torch", "transformers", "safetensors", "tyro", "rich", "tensorboard")
+_LINE_END = "\n"
 _DONE, _FAILED, _WRONG_USAGE, _INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command and exit: 0 done, 1 failed, 2 wrong usage, 130 and 143 after SIGINT and SIGTERM."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a console that lacks a character ends no training
     try:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
@@ -85,11 +91,12 @@ def _parse(arguments: list[str]) -> "TrainSettings":
     class _Short(TrainSettings):
         advanced: tyro.conf.Suppress[tyro.conf.OmitArgPrefixes[AdvancedSettings]]
 
-    everything = "--help-all" in arguments
-    if everything:
+    # What is suppressed is not parsed either, so the short form serves the help alone.
+    short = any(flag in arguments for flag in ("-h", "--help"))
+    if "--help-all" in arguments:
         arguments = ["--help"]
     return tyro.cli(
-        TrainSettings if everything else _Short,
+        _Short if short else TrainSettings,
         prog="textgym train",
         description=TrainSettings.__doc__,
         args=arguments,
@@ -105,5 +112,5 @@ def _usage() -> str:
 
 
 def _complain(message: str, code: int) -> int:
-    print(f"textgym: error: {message}", file=sys.stderr, flush=True)
+    print(f"textgym: error: {escape(message, keep=_LINE_END)}", file=sys.stderr, flush=True)
     return code

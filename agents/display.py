@@ -3,8 +3,11 @@
 All text of a model or a file is escaped; none is read as markup.
 """
 
+import os
+import sys
 import time
 from collections import deque
+from typing import IO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -17,6 +20,7 @@ from textgym.escape import escape
 
 _SMOOTHING = 10  # updates that the shown return is a mean of
 _SAMPLE_WIDTH = 100
+_TABLE_WIDTH = 60  # on a narrower terminal the rows would wrap
 
 
 class Display:
@@ -44,13 +48,16 @@ class Display:
         self._begun = time.perf_counter()
         self._shown = float("-inf")
         self._live: Live | None = None
+        self._draws_table = (
+            self.console.is_terminal and not self.console.is_dumb_terminal and self.console.width >= _TABLE_WIDTH
+        )
 
     def show(self, update: Update) -> None:
         """Show an update, if it is time to."""
         self._returns.append(update.metrics["reward"])
         now = time.perf_counter()
         last = update.num_timesteps >= self.total_timesteps
-        if self.console.is_terminal:
+        if self._draws_table:
             if self._live is None:
                 self._live = Live(console=self.console, auto_refresh=False)
                 self._live.start()
@@ -97,7 +104,17 @@ class Display:
             f"{update.num_timesteps:,} tokens  {rate:,.0f} tokens/s  {left:.0f} s left"
         )
         for text in (line, *samples(update.rollout)):
-            print(text, file=self.console.file, flush=True)
+            say(text, self.console.file)
+
+
+def say(text: str, file: IO[str] | None = None) -> None:
+    """Print a line; where nobody reads any more (`| head`), drop it, for the training goes on."""
+    file = file or sys.stdout
+    try:
+        print(text, file=file, flush=True)
+    except BrokenPipeError:
+        # What is still buffered would fail again when the process ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), file.fileno())
 
 
 def known(optimum: float | None, uniform: float | None) -> str:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import torch
 from gymnasium.vector import VectorEnv
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -20,6 +21,8 @@ from agents.losses import entropy_bonus, policy_gradient_loss
 from agents.metrics import rollout_metrics
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect, rollout_env
+from textgym.escape import excerpt
+from textgym.vocabulary import Vocabulary
 
 _SETTINGS_FILE = "learner.json"
 _STATE_FILE = "learner.safetensors"
@@ -93,6 +96,7 @@ class PolicyGradient:
                 f"the policy has {policy.size} tokens and the environment {vocabulary.size}; make the policy from the "
                 "environment, TransformerPolicy.small(envs), or give the environment the model's tokenizer"
             )
+        _check_same_tokens(policy, vocabulary)
         _check_length(policy, self.envs.unwrapped.problem.max_length)  # type: ignore[attr-defined]
         if policy.vocabulary is None:
             policy.vocabulary = vocabulary  # saved beside the weights
@@ -111,12 +115,13 @@ class PolicyGradient:
         end = self.num_timesteps + total_timesteps
         while self.num_timesteps < end:
             rollout = self._collect()  # τ ~ π_θ
+            metrics = self._measured(rollout)
             advantages = self.algorithm.advantages(rollout)  # A(s_t, a_t)
             gradient = self.accumulate_gradient(rollout, advantages)  # -Σ_t A ∇ log π_θ(a_t | s_t)
             self.optimizer.step()  # θ ← θ + α ∇J
             self.num_timesteps += rollout.num_tokens
             self.num_updates += 1
-            metrics = {**rollout_metrics(rollout, self.reward_names), **gradient, "num_tokens": self.num_timesteps}
+            metrics |= gradient | {"num_tokens": self.num_timesteps}
             update = Update(self.num_updates, self.num_timesteps, metrics, rollout, advantages)
             if callback is not None and callback(update) is False:
                 break
@@ -213,7 +218,10 @@ class PolicyGradient:
         content = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
         policy = TransformerPolicy.from_pretrained(folder / "policy")
         learner = cls(policy, envs, algorithm or content["algorithm"], **content["settings"])
-        tensors = load_file(folder / _STATE_FILE)
+        try:
+            tensors = load_file(folder / _STATE_FILE)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"learner {str(folder / _STATE_FILE)!r} does not load: {error}") from error
         learner.action_generator.set_state(tensors.pop("action_generator"))
         policy.generator.set_state(tensors.pop("policy_generator"))
         learner.prompt_generator.bit_generator.state = content["prompt_generator"]
@@ -224,6 +232,16 @@ class PolicyGradient:
             state["state"].setdefault(int(index), {})[moment] = value
         learner.optimizer.load_state_dict(state)
         return learner
+
+    def _measured(self, rollout: Rollout) -> dict[str, float]:
+        metrics = rollout_metrics(rollout, self.reward_names)
+        for name, value in metrics.items():
+            if not np.isfinite(value):
+                raise FloatingPointError(
+                    f"{name} is {value} at update {self.num_updates + 1}; nothing was changed. Scale the reward "
+                    f"down: its returns run from {rollout.returns.min():.3g} to {rollout.returns.max():.3g}"
+                )
+        return metrics
 
     def _collect(self) -> Rollout:
         return collect(
@@ -256,9 +274,21 @@ def microbatches(rollout: Rollout, max_tokens: int) -> Iterator[np.ndarray]:
         first += count
 
 
+def _check_same_tokens(policy: TransformerPolicy, vocabulary: Vocabulary) -> None:
+    if policy.vocabulary is None or policy.vocabulary is vocabulary:
+        return
+    own, theirs = policy.vocabulary.tokenizer.get_vocab(), vocabulary.tokenizer.get_vocab()
+    if own != theirs:
+        token = next(token for token in sorted(own.keys() | theirs.keys()) if own.get(token) != theirs.get(token))
+        raise ValueError(
+            f"the policy and the environment have other tokens: {excerpt(token)} is id {own.get(token)} to the policy "
+            f"and {theirs.get(token)} to the environment; give the environment the policy's tokenizer"
+        )
+
+
 def _check_length(policy: TransformerPolicy, length: int) -> None:
     # The last token of a history is only ever an action, so the model sees one token less.
-    if length - 1 > policy.max_length:
+    if policy.max_length is not None and length - 1 > policy.max_length:
         raise ValueError(
             f"histories have up to {length} tokens and the model takes {policy.max_length}; lower max_new_tokens or "
             "max_prompt_tokens"
@@ -275,7 +305,7 @@ def _check_settings(settings: dict[str, Any], algorithm: Algorithm) -> None:
             f"episodes_per_update of at least {algorithm.min_episodes}, not {group_size} and {episodes}"
         )
     for name in ("learning_rate", "max_grad_norm", "tokens_per_microbatch"):
-        if not settings[name] > 0:
-            raise ValueError(f"{name}={settings[name]}; give a number above 0")
-    if not settings["entropy_coef"] >= 0:
-        raise ValueError(f"entropy_coef={settings['entropy_coef']}; give 0 or more")
+        if not 0 < settings[name] < np.inf:
+            raise ValueError(f"{name}={settings[name]}; give a finite number above 0")
+    if not 0 <= settings["entropy_coef"] < np.inf:
+        raise ValueError(f"entropy_coef={settings['entropy_coef']}; give a finite number of at least 0")

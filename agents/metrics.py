@@ -1,6 +1,7 @@
 """What a rollout says of the training, under TRL's metric names."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +21,16 @@ def rollout_metrics(rollout: Rollout, reward_names: Sequence[str]) -> dict[str, 
         `rewards/NAME/mean` and `/std` of the scores, `completions/...` in tokens, `completions/clipped_ratio` (share of
         episodes that the horizon ended).
     """
+    with np.errstate(over="ignore"):  # an infinity is the caller's to report
+        metrics = _measure(rollout, reward_names)
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def _measure(rollout: Rollout, reward_names: Sequence[str]) -> dict[str, Any]:
     returns, lengths = rollout.returns, (rollout.length - rollout.prompt_length).astype(np.float64)
     stopped = rollout.finish_reason == FinishReason.STOP
     groups = [returns[rollout.group == group] for group in np.unique(rollout.group)]
-    metrics = {
+    metrics: dict[str, Any] = {
         "reward": returns.mean(),
         "reward_std": returns.std(),
         "frac_reward_zero_std": np.mean([group.max() == group.min() for group in groups]),
@@ -35,4 +42,4 @@ def rollout_metrics(rollout: Rollout, reward_names: Sequence[str]) -> dict[str, 
     }
     for name, scores in zip(reward_names, rollout.scores.T, strict=True):
         metrics |= {f"rewards/{name}/mean": scores.mean(), f"rewards/{name}/std": scores.std()}
-    return {name: float(value) for name, value in metrics.items()}
+    return metrics

@@ -6,13 +6,15 @@ rewards or gradients. Every call runs the whole history through the model; nothi
 
 import inspect
 import json
+import os
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
 from agents.rollout import Rollout
 from agents.sampling import TokenDistribution
@@ -131,8 +133,7 @@ class TransformerPolicy(nn.Module):
             FileNotFoundError, ValueError: no model there, or a tokenizer that does not fit it.
         """
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"model {str(folder)!r}: there is no file {str(folder / 'config.json')!r}")
+        check_model_folder(folder)
         settings = _read_settings(folder)
         if vocabulary is None and (folder / "tokenizer.json").is_file():
             vocabulary = Vocabulary.from_path(folder)
@@ -145,9 +146,10 @@ class TransformerPolicy(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that `AutoModelForCausalLM` and, with a vocabulary, `AutoTokenizer` open."""
         folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
         if self.vocabulary is not None:
             self.model.generation_config.eos_token_id = list(self.vocabulary.stop_ids) or None
-        self.model.save_pretrained(folder)
+        _save_model(self.model, folder)
         if self.vocabulary is not None:
             self.vocabulary.save(folder)
         settings = {"size": self.size, "temperature": self.temperature}
@@ -175,6 +177,8 @@ class TransformerPolicy(nn.Module):
         Raises:
             ValueError: observations of another shape or with ids outside 0..V, or an empty history without a BOS.
         """
+        if np.shape(observations)[:1] == (0,):
+            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
         distribution = self.distribution(observations, action_mask)
         actions = distribution.mode() if deterministic else distribution.sample(generator or self.generator)
         log_probs = distribution.log_prob(actions)
@@ -185,9 +189,7 @@ class TransformerPolicy(nn.Module):
         histories = self._checked(observations)
         lengths = (histories != self.size).sum(dim=1)
         logits = self._logits(histories, lengths[:, None] - 1)[:, 0]
-        mask = (
-            None if action_mask is None else torch.as_tensor(np.asarray(action_mask, dtype=bool), device=logits.device)
-        )
+        mask = None if action_mask is None else self._checked_mask(action_mask, len(histories))
         return TokenDistribution(logits, self.size, self.temperature, mask)
 
     def action_distribution(self, rollout: Rollout) -> TokenDistribution:
@@ -214,9 +216,9 @@ class TransformerPolicy(nn.Module):
         return next(self.model.parameters()).device
 
     @property
-    def max_length(self) -> int:
-        """Tokens of the longest history that the model was made for."""
-        return self.model.config.get_text_config().max_position_embeddings
+    def max_length(self) -> int | None:
+        """Tokens of the longest history that the model was made for, or None where it sets no limit."""
+        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, device=self.device)
@@ -230,7 +232,16 @@ class TransformerPolicy(nn.Module):
                 f"observations hold ids from {array.min()} to {array.max()}; this policy has tokens 0 to "
                 f"{self.size - 1} and PAD = {self.size}: make the policy for this environment's vocabulary"
             )
+        padding = array == self.size
+        if (padding[:, :-1] & ~padding[:, 1:]).any():
+            raise ValueError(f"observations hold PAD = {self.size} before a token; histories are padded on the right")
         return self._to_device(array.astype(np.int64))
+
+    def _checked_mask(self, action_mask: np.ndarray, count: int) -> Tensor:
+        mask = np.asarray(action_mask, dtype=bool)
+        if mask.shape != (count, self.size):
+            raise ValueError(f"action_mask has the shape {mask.shape}; give [N, V] = ({count}, {self.size})")
+        return self._to_device(mask)
 
     def _logits(self, histories: Tensor, positions: Tensor) -> Tensor:
         """Next-token logits after the token at each position.
@@ -248,7 +259,7 @@ class TransformerPolicy(nn.Module):
         empty = positions < 0
         places = positions.clamp(min=0)
         tokens = histories[:, : int(places.max()) + 1]
-        if tokens.shape[1] > self.max_length:
+        if self.max_length is not None and tokens.shape[1] > self.max_length:
             raise ValueError(f"a history has {tokens.shape[1]} tokens, more than the {self.max_length} of the model")
         logits = self._model_logits(tokens.masked_fill(tokens == self.size, 0), places)
         if not empty.any():
@@ -268,6 +279,12 @@ class TransformerPolicy(nn.Module):
         return torch.take_along_dim(logits, positions[:, :, None], dim=1)
 
 
+def check_model_folder(folder: Path) -> None:
+    """Raise FileNotFoundError where a folder holds no model."""
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"model {str(folder)!r}: there is no file {str(folder / 'config.json')!r}")
+
+
 def _shape_of(env_or_vocabulary_size: Any) -> tuple[Vocabulary | None, int, int]:
     """The vocabulary where there is one, V, and the longest history, 0 where it is not known."""
     env = env_or_vocabulary_size
@@ -282,12 +299,37 @@ def _shape_of(env_or_vocabulary_size: Any) -> tuple[Vocabulary | None, int, int]
 
 
 def _load_model(folder: Path) -> PreTrainedModel:
+    name = f"model {str(folder)!r}"
     try:
-        return AutoModelForCausalLM.from_pretrained(
-            folder, local_files_only=True, use_safetensors=True, dtype=torch.float32
+        model, info = AutoModelForCausalLM.from_pretrained(
+            folder,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
-        raise ValueError(f"model {str(folder)!r} does not load as a causal language model: {error}") from error
+    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
+        if "auto_map" in _read_json(folder / "config.json"):
+            raise ValueError(f"{name} needs code of its own (auto_map), which is never run") from error
+        raise ValueError(f"{name} does not load as a causal language model: {error}") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ValueError(f"{name} lacks the weights {', '.join(missing[:5])} ({len(missing)} in all); save it again")
+    return model
+
+
+def _save_model(model: PreTrainedModel, folder: Path) -> None:
+    # Sampling settings that a model came with are not the policy's, and contradictory ones refuse to be saved.
+    own = model.generation_config
+    model.generation_config = GenerationConfig(
+        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
+    )
+    model.save_pretrained(folder)
+    umask = os.umask(0)
+    os.umask(umask)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o666 & ~umask)  # safetensors makes its files readable by their owner alone
 
 
 def _bos_id(model: PreTrainedModel) -> int | None:
@@ -298,4 +340,14 @@ def _bos_id(model: PreTrainedModel) -> int | None:
 
 def _read_settings(folder: Path) -> dict[str, Any]:
     file = folder / _SETTINGS_FILE
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return _read_json(file) if file.is_file() else {}
+
+
+def _read_json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{str(file)!r} does not load: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(file)!r} holds no JSON object")
+    return content

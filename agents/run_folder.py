@@ -9,6 +9,7 @@ import os
 import platform
 import shutil
 import time
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import IO, Any
@@ -20,24 +21,36 @@ from agents.learner import Update
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, spaced_rows
 
+_MARK = "textgym"  # the key of config.json that makes a folder a run; its value is the version
 _FILES = ("config.json", "env.txt", "metrics.jsonl", "timings.jsonl", "trajectories.jsonl")
 _FOLDERS = ("tensorboard", "policy")
 _PACKAGES = ("textgym", "gymnasium", "numpy", "tokenizers", "torch", "transformers", "safetensors", "tensorboard")
 
 
-def check_run_dir(run_dir: Path | None, overwrite: bool) -> None:
+def check_run_dir(run_dir: Path | None, overwrite: bool, inputs: Sequence[Path] = ()) -> None:
     """Refuse a folder that a run would mix with something else.
 
+    Args:
+        run_dir: the folder, which need not exist.
+        overwrite: whether a run that it holds may be removed; anything else never is.
+        inputs: what the training reads, which must not lie in a folder that is removed.
+
     Raises:
-        FileExistsError: the folder is not empty and `overwrite` is not set, or it is a file.
+        FileExistsError: the folder holds a run and `overwrite` is not set, or other files, or an input.
     """
     if run_dir is None or not run_dir.exists():
         return
     if not run_dir.is_dir():
         raise FileExistsError(f"the run folder {str(run_dir)!r} is a file; give another --run-dir")
-    if any(run_dir.iterdir()) and not overwrite:
-        what = "holds a run" if (run_dir / "config.json").exists() else "is not empty"
-        raise FileExistsError(f"the run folder {str(run_dir)!r} {what}; give another --run-dir, or --overwrite")
+    if not any(run_dir.iterdir()):
+        return
+    if not _holds_run(run_dir):
+        raise FileExistsError(f"the folder {str(run_dir)!r} holds files that are not of a run; give another --run-dir")
+    if not overwrite:
+        raise FileExistsError(f"the run folder {str(run_dir)!r} holds a run; give another --run-dir, or --overwrite")
+    for path in inputs:
+        if path.resolve().is_relative_to(run_dir.resolve()):
+            raise FileExistsError(f"{str(path)!r} lies in the run that --overwrite removes; give another --run-dir")
 
 
 def choose_run_dir(run_dir: Path | None, name: str, overwrite: bool) -> Path:
@@ -70,7 +83,7 @@ class RunFolder:
 
     def __init__(self, folder: Path, config: dict[str, Any], trajectory_interval: int) -> None:
         self.folder, self.trajectory_interval = folder, trajectory_interval
-        _write_json(folder / "config.json", config)
+        _write_json(folder / "config.json", {_MARK: _version("textgym")} | config)
         (folder / "env.txt").write_text(describe_machine(), encoding="utf-8")
         self._metrics = _open(folder / "metrics.jsonl")
         self._timings = _open(folder / "timings.jsonl")
@@ -93,9 +106,13 @@ class RunFolder:
     def save_policy(self, policy: TransformerPolicy) -> Path:
         """Write `policy/`, whole or not at all, and return its path."""
         target, unfinished = self.folder / "policy", self.folder / ".policy-unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        policy.save_pretrained(unfinished)
-        shutil.rmtree(target, ignore_errors=True)
+        _remove(unfinished)
+        try:
+            policy.save_pretrained(unfinished)
+        except Exception as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise OSError(f"the policy cannot be saved in {str(target)!r}: {error}") from error
+        _remove(target)
         unfinished.rename(target)
         return target
 
@@ -136,6 +153,7 @@ def describe_machine() -> str:
 def _next_free(parent: Path, name: str, overwrite: bool) -> Path:
     parent.mkdir(parents=True, exist_ok=True)
     if overwrite:
+        check_run_dir(parent / name, overwrite)
         (parent / name).mkdir(exist_ok=True)
         _clear(parent / name)
         return parent / name
@@ -151,10 +169,23 @@ def _next_free(parent: Path, name: str, overwrite: bool) -> Path:
 
 
 def _clear(folder: Path) -> None:
-    for name in _FILES:
-        (folder / name).unlink(missing_ok=True)
-    for name in _FOLDERS:
-        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (*_FILES, *_FOLDERS):
+        _remove(folder / name)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _holds_run(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(config, dict) and _MARK in config and (folder / "metrics.jsonl").is_file()
 
 
 def _open(path: Path) -> IO[str]:

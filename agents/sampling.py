@@ -39,7 +39,15 @@ class TokenDistribution:
         self.log_probs = torch.log_softmax(logits, dim=-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        """Draw one token for each state, int64 [...]."""
+        """Draw one token for each state, int64 [...].
+
+        Raises:
+            FloatingPointError: the probabilities are not finite.
+        """
+        if not torch.isfinite(self.log_probs.logsumexp(dim=-1)).all():
+            raise FloatingPointError(
+                "the policy's probabilities are not finite: its weights have diverged; lower the learning rate"
+            )
         flat = self.log_probs.exp().reshape(-1, self.log_probs.shape[-1])
         return torch.multinomial(flat, 1, generator=generator).reshape(self.log_probs.shape[:-1])
 

@@ -1,5 +1,6 @@
 """The settings of `textgym train`: what each means, its default, and what can be said against it before any work."""
 
+import math
 import shlex
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from textgym.tasks import make_task
 
 # One update sees about as many tokens at every horizon: more, shorter episodes, or fewer, longer ones.
 _TOKENS_PER_UPDATE = 2048
+_MOST_SEED, _MOST_THREADS = 2**63, 1024
 _MAX_EPISODES, _MIN_EPISODES = 256, 32
 
 
@@ -130,9 +132,13 @@ class TrainSettings:
         episodes = min(_MAX_EPISODES, max(_MIN_EPISODES, _TOKENS_PER_UPDATE // self.horizon))
         return max(1, episodes // self.group_size) * self.group_size
 
+    def inputs(self) -> list[Path]:
+        """The files and folders that the training reads."""
+        return [path for path in (self.model, self.prompts, self.tokenizer) if path is not None]
+
     def env_keywords(self) -> dict[str, Any]:
         """The keywords of the environment."""
-        source = self.tokenizer or (self.model if self.task is None and self.prompts is not None else None)
+        source = self.tokenizer or self.model  # with a model and no tokenizer, the model's
         given = {
             "task": self.task,
             "level": self.level,
@@ -183,10 +189,12 @@ def check_usage(settings: TrainSettings) -> None:
         _positive(flag, getattr(advanced, flag))
     for flag in ("num_layers", "num_threads", "trajectory_interval"):
         _positive(flag, getattr(advanced, flag))
-    if not advanced.entropy_coef >= 0:
-        raise ValueError(f"--entropy-coef {advanced.entropy_coef}; give 0 or more")
-    if settings.seed < 0:
-        raise ValueError(f"--seed {settings.seed}; give 0 or more")
+    if not 0 <= advanced.entropy_coef < math.inf:
+        raise ValueError(f"--entropy-coef {advanced.entropy_coef}; give a finite number of at least 0")
+    if not 0 <= settings.seed < _MOST_SEED:
+        raise ValueError(f"--seed {settings.seed}; give 0 to {_MOST_SEED - 1}")
+    if advanced.num_threads > _MOST_THREADS:
+        raise ValueError(f"--num-threads {advanced.num_threads}; give 1 to {_MOST_THREADS}")
     make_scheme(settings.scheme)
     algorithm = make_algorithm(settings.algorithm)
     if settings.task is not None or settings.level is not None:
@@ -211,5 +219,5 @@ def _check_own_prompts(settings: TrainSettings) -> None:
 
 
 def _positive(flag: str, value: float | None) -> None:
-    if value is not None and not value > 0:
-        raise ValueError(f"--{flag.replace('_', '-')} {value}; give a number above 0")
+    if value is not None and not 0 < value < math.inf:
+        raise ValueError(f"--{flag.replace('_', '-')} {value}; give a finite number above 0")

@@ -1,11 +1,10 @@
 """`textgym train`: settings to a trained policy in a run folder."""
 
+import contextlib
 import os
 import signal
-import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
@@ -15,12 +14,13 @@ import torch
 from transformers.utils.logging import disable_progress_bar
 
 from agents.defaults import default_timesteps
-from agents.display import Display, known, samples
-from agents.learner import PolicyGradient, Update
-from agents.policy import TransformerPolicy
+from agents.display import Display, known, samples, say
+from agents.learner import Callback, PolicyGradient, Update
+from agents.policy import TransformerPolicy, check_model_folder
 from agents.rollout import collect
 from agents.run_folder import RunFolder, check_run_dir, choose_run_dir
 from agents.settings import TrainSettings
+from textgym.escape import escape
 from textgym.vector_env import TextGenVectorEnv
 
 _TRIAL_PROMPTS = 3
@@ -41,7 +41,8 @@ class StopSignal:
         if self.number:
             os._exit(128 + number)
         self.number = number
-        print("\nstopping after this update, then saving; once more to stop at once", file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody may be reading
+            os.write(2, b"\nstopping after this update, then saving; once more to stop at once\n")
 
     @property
     def exit_code(self) -> int:
@@ -49,7 +50,7 @@ class StopSignal:
         return 128 + self.number if self.number else 0
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopSignal]:
     """Remember SIGINT and SIGTERM instead of dying of them."""
     stop = StopSignal()
@@ -71,7 +72,7 @@ def train(settings: TrainSettings) -> int:
     with stop_on_signals() as stop:
         torch.set_num_threads(settings.advanced.num_threads)
         disable_progress_bar()  # a bar for each saved file would tear the live table
-        check_run_dir(settings.run_dir, settings.overwrite)  # before any work
+        check_run_dir(settings.run_dir, settings.overwrite, settings.inputs())  # before any work
         learner = _build(settings)
         _print_header(settings, learner)
         if settings.on_own_prompts:
@@ -86,11 +87,13 @@ def train(settings: TrainSettings) -> int:
 
 
 def _build(settings: TrainSettings) -> PolicyGradient:
+    if settings.model is not None:
+        check_model_folder(settings.model)
     try:
         envs = gym.make_vec("textgym:TextGen-v0", num_envs=settings.episodes, **settings.env_keywords())
         assert isinstance(envs, TextGenVectorEnv)
         return _make_learner(settings, _make_policy(settings, envs), envs)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, MemoryError) as error:
         raise SetupError(str(error)) from error
 
 
@@ -112,14 +115,25 @@ def _run(settings: TrainSettings, learner: PolicyGradient, run: RunFolder, times
         return not stop.number
 
     try:
-        if not stop.number:
-            learner.learn(timesteps, after_update)
+        policy_folder = run.save_policy(learner.policy)  # what cannot be saved fails now rather than after the training
+        with contextlib.closing(display):
+            _learn(learner, timesteps, after_update, run, stop)
     finally:
-        display.close()
-        policy_folder = run.save_policy(learner.policy)
         run.close()
     _print_last_line(settings, learner, policy_folder, time.perf_counter() - begun, stop)
     return stop.exit_code
+
+
+def _learn(learner: PolicyGradient, timesteps: int, after_update: Callback, run: RunFolder, stop: StopSignal) -> None:
+    try:
+        if not stop.number:
+            learner.learn(timesteps, after_update)
+    except FloatingPointError:
+        raise  # what has diverged does not replace what was saved
+    except BaseException:
+        run.save_policy(learner.policy)
+        raise
+    run.save_policy(learner.policy)
 
 
 def _make_policy(settings: TrainSettings, envs: TextGenVectorEnv) -> TransformerPolicy:
@@ -159,10 +173,9 @@ def _print_header(settings: TrainSettings, learner: PolicyGradient) -> None:
         f"task {problem.task.name}, level {problem.task.level}" if problem.task else f"{len(problem.prompts)} prompts"
     )
     weights = sum(parameter.numel() for parameter in learner.policy.parameters())
-    print(
+    say(
         f"textgym train: {what}; {settings.algorithm}, scheme {settings.scheme}; {problem.vocabulary.size} tokens, "
-        f"up to {problem.max_new_tokens} new ones; {weights:,} weights; seed {settings.seed}",
-        flush=True,
+        f"up to {problem.max_new_tokens} new ones; {weights:,} weights; seed {settings.seed}"
     )
 
 
@@ -170,9 +183,9 @@ def _try_reward(learner: PolicyGradient) -> None:
     """Score a completion of the untrained policy for three prompts, so that a broken reward fails before the run."""
     generator, actions = np.random.default_rng(0), torch.Generator().manual_seed(0)
     rollout = collect(learner.policy, learner.envs, _TRIAL_PROMPTS, generator, action_generator=actions)
-    print(f"the reward {', '.join(learner.reward_names)} on {_TRIAL_PROMPTS} prompts:")
+    say(f"the reward {escape(', '.join(learner.reward_names))} on {_TRIAL_PROMPTS} prompts:")
     for line in samples(rollout, _TRIAL_PROMPTS):
-        print(line, flush=True)
+        say(line)
 
 
 def _print_last_line(
@@ -184,8 +197,8 @@ def _print_last_line(
         generator, actions = np.random.default_rng(settings.seed + 1), torch.Generator().manual_seed(settings.seed + 1)
         fresh = collect(learner.policy, learner.envs, settings.episodes, generator, action_generator=actions).returns
         result = f"return {fresh.mean():.3f}{known(envs.optimum, envs.uniform)} over {len(fresh)} fresh episodes, "
-    print(
+    where, next_command = escape(str(policy.parent)), escape(settings.next_command(policy))
+    say(
         f"{'stopped' if stop.number else 'done'}: {result}{learner.num_timesteps:,} tokens in {learner.num_updates} "
-        f"updates and {seconds:.0f} s; files in {policy.parent}; next: {settings.next_command(policy)}",
-        flush=True,
+        f"updates and {seconds:.0f} s; files in {where}; next: {next_command}"
     )

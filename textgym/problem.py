@@ -5,7 +5,7 @@ Keywords override a task's own. What is documented for later versions is refused
 
 import operator
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from textgym.errors import NotBuiltError, did_you_mean
@@ -102,6 +102,8 @@ def make_problem(
     own = _Keywords(prompts, tokenizer, reward, max_new_tokens, stop_ids)
     chosen = make_task(DEFAULT_TASK if task is None else task, level) if own.needs_task() or task is not None else None
     vocabulary = _vocabulary(own, chosen)
+    if chosen is not None and vocabulary.is_of_symbols(chosen.tokenizer):
+        own = replace(own, tokenizer=None)  # the task's own tokens, read from a saved policy for instance
     if level is not None and chosen is None:
         raise ValueError(f"level={level} needs a task; give task=, or leave level out")
     horizon = _horizon(max_new_tokens, chosen)

@@ -18,6 +18,7 @@ from textgym.errors import NotBuiltError
 from textgym.escape import excerpt
 
 STOP_SYMBOL = "<eos>"
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character: what UTF-8 cannot hold
 
 
 class Vocabulary:
@@ -68,7 +69,7 @@ class Vocabulary:
             stop_ids: the stop tokens instead of `<eos>`.
 
         Raises:
-            TypeError, ValueError: symbols that are no strings, empty, or given twice.
+            TypeError, ValueError: symbols that are no strings, no text, empty, or given twice.
 
         >>> words = Vocabulary.from_symbols(["a", "ab", "<eos>"])
         >>> words.encode("aab"), words.decode([0, 1]), words.stop_ids
@@ -79,6 +80,8 @@ class Vocabulary:
                 raise TypeError(f"tokenizer[{position}] is {symbol!r} of type {type(symbol).__name__}; give strings")
             if not symbol:
                 raise ValueError(f"tokenizer[{position}] is the empty string; every symbol needs a character")
+            if _SURROGATE.search(symbol):
+                raise ValueError(f"tokenizer[{position}] is {excerpt(symbol)}; a lone surrogate is not a character")
         if len(set(symbols)) != len(symbols):
             twice = next(symbol for symbol in symbols if list(symbols).count(symbol) > 1)
             raise ValueError(f"the symbol {excerpt(twice)} stands twice in the tokenizer; give each symbol once")
@@ -112,6 +115,11 @@ class Vocabulary:
             stop_ids = _folder_stop_ids(path, tokenizer) if path.is_dir() else []
         return cls(tokenizer, stop_ids, str(path))
 
+    def is_of_symbols(self, symbols: Sequence[str]) -> bool:
+        """Whether the tokens are just these symbols, id i the i-th."""
+        ids = {symbol: position for position, symbol in enumerate(symbols)}
+        return self.tokenizer.get_vocab(with_added_tokens=True) == ids
+
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, with the BOS that the tokenizer puts in front, if any; no closing special token.
 
@@ -129,6 +137,12 @@ class Vocabulary:
         return [[*self._front, *body] for body in bodies]
 
     def _explain(self, texts: list[str], error: Exception) -> str:
+        for text in texts:
+            if lone := _SURROGATE.search(text):
+                return (
+                    f"{excerpt(lone[0])} at character {lone.start()} of {excerpt(text)} is a lone surrogate, which is "
+                    "not a character; mend the text"
+                )
         symbols = list(self.tokenizer.get_vocab())
         known = re.compile(_longest_match(symbols))
         for text in texts:
@@ -179,7 +193,11 @@ def make_vocabulary(tokenizer: Any, stop_ids: Iterable[int] | None = None) -> Vo
 
 
 def _symbol_tokenizer(symbols: Sequence[str]) -> Tokenizer:
-    tokenizer = Tokenizer(models.WordLevel({symbol: position for position, symbol in enumerate(symbols)}))
+    ids = {symbol: position for position, symbol in enumerate(symbols)}
+    unknown = "<unk>"  # the library gives unknown text the id of this one; without an id, it is an error
+    while unknown in ids:
+        unknown += "?"
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_longest_match(symbols)), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer

@@ -1,6 +1,9 @@
 """`textgym train` as a user meets it: flags, exit codes, messages, run folder, signals."""
 
+import dataclasses
 import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -8,6 +11,9 @@ import time
 
 import pytest
 
+from agents import TransformerPolicy
+from agents.settings import AdvancedSettings
+from tests.stories.own_model import make_files
 from tests.stories.run import offline_environment, textgym
 
 QUICK = ("--task", "bandit", "--total-timesteps", 600)
@@ -28,6 +34,31 @@ def test_help_fits_a_screen_and_help_all_has_every_setting(tmp_path):
     assert "--entropy-coef" in everything.stdout
 
 
+ADVANCED = {
+    "episodes_per_update": 64,
+    "entropy_coef": 0.25,
+    "max_grad_norm": 0.5,
+    "tokens_per_microbatch": 512,
+    "temperature": 2.0,
+    "d_model": 32,
+    "num_layers": 1,
+    "max_prompt_tokens": 0,
+    "num_threads": 1,
+    "trajectory_interval": 3,
+}
+
+
+def test_every_advanced_flag_is_read(tmp_path):
+    assert set(ADVANCED) == {field.name for field in dataclasses.fields(AdvancedSettings)}
+    flags = [word for name, value in ADVANCED.items() for word in (f"--{name.replace('_', '-')}", value)]
+    result = textgym("train", *QUICK, *flags, "--run-dir", "run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert {name: config[name] for name in ADVANCED} == ADVANCED
+    model = json.loads((tmp_path / "run" / "policy" / "config.json").read_text())
+    assert (model["n_embd"], model["n_layer"]) == (32, 1)
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -45,6 +76,10 @@ def test_help_fits_a_screen_and_help_all_has_every_setting(tmp_path):
         (["train", "--device", "cuda"], "--device cpu"),
         (["train", "--group-size", "1"], "--group-size 1 at least 2 for rloo"),
         (["train", "--learning-rate", "0"], "--learning-rate 0.0 above 0"),
+        (["train", "--learning-rate", "inf"], "--learning-rate inf finite"),
+        (["train", "--entropy-coef", "nan"], "--entropy-coef nan finite"),
+        (["train", "--num-threads", "100000"], "--num-threads 100000 1 to 1024"),
+        (["train", "--seed", str(2**64)], "--seed 18446744073709551616"),
         (["train", "--prompts", "p.jsonl"], "--prompts needs a --model"),
         (["train", "--prompts", "p.jsonl", "--tokenizer", "t.json"], "--prompts needs a --reward"),
     ],
@@ -136,3 +171,130 @@ def test_a_signal_saves_the_policy(number, code, tmp_path):
     assert "--model run/policy" in out.splitlines()[-1]
     assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
     assert len(metrics.read_text().splitlines()) < 196
+
+
+def test_overwrite_removes_a_run_and_nothing_else(tmp_path):
+    (tmp_path / "project" / "policy").mkdir(parents=True)
+    (tmp_path / "project" / "policy" / "terms.txt").write_text("mine")
+    (tmp_path / "project" / "config.json").write_text('{"mine": 1}')
+    refused = textgym("train", *QUICK, "--run-dir", "project", "--overwrite", cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "not of a run" in refused.stderr
+    assert (tmp_path / "project" / "policy" / "terms.txt").read_text() == "mine"
+    assert (tmp_path / "project" / "config.json").read_text() == '{"mine": 1}'
+
+
+def test_overwrite_does_not_remove_the_model_it_starts_from(tmp_path):
+    assert textgym("train", *QUICK, "--run-dir", "run", cwd=tmp_path).returncode == 0
+    flags = ("--model", "run/policy", "--run-dir", "run", "--overwrite")
+    refused = textgym("train", *QUICK, *flags, cwd=tmp_path)
+    assert refused.returncode == 1
+    assert "lies in the run that --overwrite removes" in refused.stderr
+    assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
+
+
+def test_training_on_keeps_the_optimum(tmp_path):
+    assert textgym("train", *QUICK, "--run-dir", "run", cwd=tmp_path).returncode == 0
+    again = textgym("train", *QUICK, "--model", "run/policy", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert "(optimum 1, uniform policy 0.5)" in again.stdout.splitlines()[-1]
+
+
+def test_a_model_brings_its_tokenizer_to_a_task(tmp_path):
+    make_files(tmp_path)
+    flags = ("--model", "model", "--task", "reverse", "--run-dir", "run", "--total-timesteps", 64)
+    result = textgym("train", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, second = (json.loads((tmp_path / name / "tokenizer.json").read_text()) for name in ("model", "run/policy"))
+    assert first["model"]["vocab"] == second["model"]["vocab"]
+
+
+def test_sampling_settings_of_a_model_do_not_lose_the_training(tmp_path):
+    make_files(tmp_path)
+    (tmp_path / "model" / "generation_config.json").write_text('{"do_sample": false, "temperature": 0.7, "top_k": 20}')
+    flags = ("--model", "model", "--task", "reverse", "--run-dir", "run", "--total-timesteps", 64)
+    result = textgym("train", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "run" / "policy" / "model.safetensors").is_file()
+
+
+def test_code_in_a_model_folder_is_never_run(tmp_path):
+    make_files(tmp_path)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    del config["model_type"]
+    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "evil.py").write_text("import pathlib\npathlib.Path('ran').touch()\n")
+    result = textgym("train", "--model", "model", "--task", "reverse", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "code of its own (auto_map), which is never run" in result.stderr
+    assert not list(tmp_path.rglob("ran"))
+
+
+@pytest.mark.parametrize("damage", ["cut", "missing"])
+def test_broken_weights_are_refused(damage, tmp_path):
+    make_files(tmp_path)
+    if damage == "cut":
+        weights = tmp_path / "model" / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-100])
+    else:
+        config = json.loads((tmp_path / "model" / "config.json").read_text())
+        (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"n_layer": 3}))
+    result = textgym("train", "--model", "model", "--task", "reverse", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "textgym: error: model 'model' " in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_console_of_another_encoding_ends_no_training(tmp_path):
+    result = textgym("train", *QUICK, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    assert result.returncode == 0, result.stderr
+    assert "\\u2192" in result.stdout
+
+
+def test_a_reader_that_leaves_ends_no_training(tmp_path):
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-c", "from agents.cli import main; main()", "train", *map(str, QUICK)]
+    result = subprocess.run(command, cwd=tmp_path, env=offline_environment(), stdout=writing, timeout=120)
+    os.close(writing)
+    assert result.returncode == 0
+    assert (tmp_path / "runs" / "bandit-rloo" / "policy" / "model.safetensors").is_file()
+
+
+def test_errors_are_escaped(tmp_path):
+    (tmp_path / "loud.py").write_text('raise ValueError("\\x1b[31mRED\\x1b]0;title\\x07")')
+    result = textgym("train", "--reward", "loud.py:score", cwd=tmp_path)
+    assert result.returncode == 1
+    assert "RED" in result.stderr
+    assert "\x1b" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("--reward", "huge.py:score"), "Scale the reward down"),
+        (("--learning-rate", "1e30"), "diverged"),
+    ],
+)
+def test_what_overflows_ends_the_run_and_keeps_the_last_good_policy(flags, words, tmp_path):
+    (tmp_path / "huge.py").write_text("def score(completions): return [1e308 for _ in completions]")
+    result = textgym("train", "--task", "sort", *flags, "--run-dir", "run", cwd=tmp_path)
+    assert result.returncode == 1
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+    policy = TransformerPolicy.from_pretrained(tmp_path / "run" / "policy")
+    assert all(bool(weights.abs().max() < 1e3) for weights in policy.parameters())
+
+
+def test_a_full_disk_is_one_message(tmp_path):
+    command = "ulimit -f 200; exec " + shlex.join(
+        [sys.executable, "-c", "from agents.cli import main; main()", "train", *map(str, QUICK), "--run-dir", "run"]
+    )
+    result = subprocess.run(
+        ["bash", "-c", command], cwd=tmp_path, env=offline_environment(), capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 1
+    assert "the policy cannot be saved" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not list(tmp_path.rglob(".policy-unfinished"))
