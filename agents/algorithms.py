@@ -64,6 +64,8 @@ def make_algorithm(algorithm: str | Algorithm) -> Algorithm:
     """
     if isinstance(algorithm, Algorithm):
         return algorithm
+    if not isinstance(algorithm, str):
+        raise TypeError(f"algorithm is {algorithm!r:.80}; give one of {', '.join(sorted(ALGORITHMS))}, or an Algorithm")
     if algorithm in _LATER:
         raise NotBuiltError(f"algorithm {algorithm!r} is not built yet; allowed now: {', '.join(sorted(ALGORITHMS))}")
     if algorithm not in ALGORITHMS:

@@ -78,7 +78,7 @@ def _train(arguments: list[str]) -> int:
 
     try:
         return train(settings)
-    except (SetupError, RewardError, FloatingPointError, OSError) as error:
+    except (SetupError, RewardError, FloatingPointError, OSError, ValueError) as error:
         return _complain(str(error), _FAILED)
 
 

@@ -6,7 +6,10 @@ from agents.policy import TransformerPolicy
 _LEARNING_RATE_TIMES_WIDTH = 0.064
 # About two minutes on one core: small models were measured at 3e10 operations a second.
 _OPERATIONS = 4e12
-_MOST_TIMESTEPS, _LEAST_TIMESTEPS = 200_000, 20_000
+_MOST_TIMESTEPS, _LEAST_TIMESTEPS = 200_000, 10_000
+# An update sees about as many tokens at every horizon, and a run has at least forty updates.
+_TOKENS_PER_UPDATE, _LEAST_UPDATES = 2048, 40
+_MOST_EPISODES, _LEAST_EPISODES = 256, 16
 
 
 def default_learning_rate(policy: TransformerPolicy) -> float:
@@ -22,7 +25,7 @@ def default_learning_rate(policy: TransformerPolicy) -> float:
 
 
 def default_timesteps(policy: TransformerPolicy, prompt_tokens: int, max_new_tokens: int) -> int:
-    """Tokens to generate in about two minutes on one core, 20,000 to 200,000.
+    """Tokens to generate in about two minutes on one core, 10,000 to 200,000.
 
     Every generated token costs a pass over its whole history, of the prompt and half the horizon on average, a
     projection on the vocabulary, and its share of a forward and backward pass over the episode; a pass takes two
@@ -43,3 +46,19 @@ def default_timesteps(policy: TransformerPolicy, prompt_tokens: int, max_new_tok
     episode = (prompt_tokens + max_new_tokens) / max_new_tokens
     operations = 2 * (body * history + head) + 6 * (body * episode + head)
     return int(min(_MOST_TIMESTEPS, max(_LEAST_TIMESTEPS, _OPERATIONS / operations)))
+
+
+def default_episodes(timesteps: int, max_new_tokens: int, group_size: int) -> int:
+    """Episodes of one update: 16 to 256, a multiple of the group size, of about 2,048 tokens or a fortieth of the run.
+
+    Args:
+        timesteps: what `default_timesteps` says of the model.
+        max_new_tokens: the horizon.
+        group_size: episodes that share a prompt.
+
+    >>> default_episodes(200_000, max_new_tokens=32, group_size=8)
+    64
+    """
+    tokens = min(_TOKENS_PER_UPDATE, timesteps // _LEAST_UPDATES)
+    episodes = min(_MOST_EPISODES, max(_LEAST_EPISODES, tokens // max_new_tokens))
+    return max(1, episodes // group_size) * group_size

@@ -4,6 +4,7 @@ Does not print or write a run folder; a callback sees every update.
 """
 
 import json
+import operator
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -81,13 +82,13 @@ class PolicyGradient:
         self.policy, self.envs = policy, rollout_env(envs)
         self.algorithm = make_algorithm(algorithm)
         self.settings: dict[str, Any] = {
-            "group_size": group_size,
-            "episodes_per_update": episodes_per_update,
+            "group_size": operator.index(group_size),  # numpy's integers are not JSON's
+            "episodes_per_update": operator.index(episodes_per_update),
             "learning_rate": default_learning_rate(policy) if learning_rate is None else learning_rate,
             "entropy_coef": entropy_coef,
             "max_grad_norm": max_grad_norm,
-            "tokens_per_microbatch": tokens_per_microbatch,
-            "seed": seed,
+            "tokens_per_microbatch": operator.index(tokens_per_microbatch),
+            "seed": operator.index(seed),
         }
         _check_settings(self.settings, self.algorithm)
         vocabulary = self.envs.unwrapped.vocabulary  # type: ignore[attr-defined]
@@ -102,7 +103,7 @@ class PolicyGradient:
             policy.vocabulary = vocabulary  # saved beside the weights
         self.optimizer = torch.optim.Adam(policy.parameters(), lr=self.settings["learning_rate"])
         self.prompt_generator = np.random.default_rng(seed)
-        self.action_generator = torch.Generator(device="cpu").manual_seed(seed)
+        self.action_generator = torch.Generator(device="cpu").manual_seed(self.settings["seed"])
         self.num_timesteps = self.num_updates = 0
 
     def learn(self, total_timesteps: int, callback: Callback | None = None) -> Self:
@@ -161,17 +162,18 @@ class PolicyGradient:
     def predict(
         self,
         observation: np.ndarray,
+        deterministic: bool = False,
+        *,
         state: Any = None,
         episode_start: Any = None,
-        deterministic: bool = False,
     ) -> tuple[Any, None]:
         """Actions for one observation, int [L], or for several, [N, L]; as stable-baselines3 has it.
 
         Args:
             observation: the histories.
+            deterministic: take the most probable token.
             state: not used, the policy keeps none.
             episode_start: not used.
-            deterministic: take the most probable token.
 
         Returns:
             An action or int64 [N], and None for the state that the policy does not have.
@@ -196,6 +198,7 @@ class PolicyGradient:
         save_file(tensors, folder / _STATE_FILE)
         content = {
             "algorithm": self.algorithm.name,
+            "dtype": str(next(self.policy.parameters()).dtype).removeprefix("torch."),
             "settings": self.settings,
             "num_timesteps": self.num_timesteps,
             "num_updates": self.num_updates,
@@ -216,7 +219,7 @@ class PolicyGradient:
         if not (folder / _SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"learner {str(folder)!r}: there is no file {str(folder / _SETTINGS_FILE)!r}")
         content = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
-        policy = TransformerPolicy.from_pretrained(folder / "policy")
+        policy = TransformerPolicy.from_pretrained(folder / "policy", dtype=getattr(torch, content["dtype"]))
         learner = cls(policy, envs, algorithm or content["algorithm"], **content["settings"])
         try:
             tensors = load_file(folder / _STATE_FILE)

@@ -120,14 +120,16 @@ class TransformerPolicy(nn.Module):
         vocabulary: Vocabulary | None = None,
         temperature: float | None = None,
         seed: int = 0,
+        dtype: torch.dtype = torch.float32,
     ) -> Self:
-        """The policy of a Hugging Face folder, or of a folder that `save_pretrained` wrote; in float32.
+        """The policy of a Hugging Face folder, or of a folder that `save_pretrained` wrote.
 
         Args:
             folder: holds config.json, safetensors weights and, without `vocabulary`, a tokenizer.json.
             vocabulary: the tokens instead of the folder's, for instance an environment's.
             temperature: instead of the saved one; 1 where none was saved.
             seed: of the policy's own generator.
+            dtype: of the weights, whatever they were saved in.
 
         Raises:
             FileNotFoundError, ValueError: no model there, or a tokenizer that does not fit it.
@@ -137,11 +139,12 @@ class TransformerPolicy(nn.Module):
         settings = _read_settings(folder)
         if vocabulary is None and (folder / "tokenizer.json").is_file():
             vocabulary = Vocabulary.from_path(folder)
-        model = _load_model(folder)
+        model = _load_model(folder, dtype)
         size = vocabulary.size if vocabulary else int(settings.get("size", model.config.get_text_config().vocab_size))
         if temperature is None:
             temperature = float(settings.get("temperature", 1.0))
-        return cls(model, size, vocabulary, _bos_id(model), temperature, seed)
+        bos_id = settings["bos_id"] if "bos_id" in settings else _bos_id(model)
+        return cls(model, size, vocabulary, bos_id, temperature, seed)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that `AutoModelForCausalLM` and, with a vocabulary, `AutoTokenizer` open."""
@@ -152,7 +155,7 @@ class TransformerPolicy(nn.Module):
         _save_model(self.model, folder)
         if self.vocabulary is not None:
             self.vocabulary.save(folder)
-        settings = {"size": self.size, "temperature": self.temperature}
+        settings = {"size": self.size, "temperature": self.temperature, "bos_id": self.bos_id}
         (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
     @torch.no_grad()
@@ -298,7 +301,7 @@ def _shape_of(env_or_vocabulary_size: Any) -> tuple[Vocabulary | None, int, int]
     return problem.vocabulary, problem.vocabulary.size, problem.max_length
 
 
-def _load_model(folder: Path) -> PreTrainedModel:
+def _load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     name = f"model {str(folder)!r}"
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
@@ -306,7 +309,7 @@ def _load_model(folder: Path) -> PreTrainedModel:
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
-            dtype=torch.float32,
+            dtype=dtype,
             output_loading_info=True,
         )
     except (OSError, RuntimeError, ValueError, SafetensorError) as error:

@@ -109,8 +109,8 @@ class Actor(Protocol):
 def rollout_env(envs: VectorEnv) -> VectorEnv:
     """The environment that `collect` can drive: in DISABLED mode, where an ended row is frozen.
 
-    A bare native environment in another mode gets a twin over the same problem, and is itself left alone. A wrapped one
-    must be made in DISABLED mode, since its wrappers cannot be copied.
+    A bare native environment in another mode, or in the middle of its owner's episodes, gets a twin over the same
+    problem and is itself left alone. A wrapper or a subclass must be made in DISABLED mode, since it cannot be copied.
 
     Raises:
         TypeError, ValueError: not a native TextGen-v0 vector environment, or a wrapped one in another mode.
@@ -119,14 +119,15 @@ def rollout_env(envs: VectorEnv) -> VectorEnv:
         raise TypeError(
             f"envs is {type(envs).__name__}; give the native vector environment, gym.make_vec('TextGen-v0', num_envs=N)"
         )
-    if envs.unwrapped.autoreset_mode is AutoresetMode.DISABLED:
+    native = envs.unwrapped
+    own = type(envs) is not TextGenVectorEnv  # a wrapper or a subclass, whose behaviour a twin would lose
+    if native.autoreset_mode is AutoresetMode.DISABLED and (own or not native.any_running):
         return envs
-    if envs is not envs.unwrapped:
+    if own:
         raise ValueError(
-            f"envs is wrapped ({type(envs).__name__}) and not in DISABLED mode; make it with "
+            f"envs is a wrapper or subclass ({type(envs).__name__}) and not in DISABLED mode; make it with "
             "autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED"
         )
-    native = envs.unwrapped
     return TextGenVectorEnv(native.num_envs, autoreset_mode=AutoresetMode.DISABLED, problem=native.problem)
 
 

@@ -2,20 +2,21 @@
 
 import math
 import shlex
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from agents.algorithms import make_algorithm
 from textgym.errors import NotBuiltError
-from textgym.problem import DEFAULT_MAX_NEW_TOKENS
 from textgym.schemes import make_scheme
-from textgym.tasks import make_task
+from textgym.tasks import DEFAULT_TASK, make_task
 
-# One update sees about as many tokens at every horizon: more, shorter episodes, or fewer, longer ones.
-_TOKENS_PER_UPDATE = 2048
 _MOST_SEED, _MOST_THREADS = 2**63, 1024
-_MAX_EPISODES, _MIN_EPISODES = 256, 32
+
+# What the next command leaves out: the policy holds its shape and temperature, and a run has a folder of its own.
+_NOT_CARRIED_ON = frozenset(
+    {"model", "run_dir", "resume", "overwrite", "advanced", "d_model", "num_layers", "temperature", "seed"}
+)
 
 
 @dataclass(frozen=True)
@@ -23,7 +24,7 @@ class AdvancedSettings:
     """Settings that rarely need a change."""
 
     episodes_per_update: int | None = None
-    """Episodes of one update, a multiple of the group size; by default 32 to 256, about 2,048 tokens in all."""
+    """Episodes of one update, a multiple of the group size; by default 16 to 256, about 2,048 tokens in all."""
 
     entropy_coef: float = 0.05
     """Weight of the mean entropy per token, in units of reward per nat."""
@@ -34,8 +35,8 @@ class AdvancedSettings:
     tokens_per_microbatch: int = 16_384
     """Most tokens in one forward pass of an update; changes memory and speed, not the result."""
 
-    temperature: float = 1.0
-    """Temperature of the policy, in sampling and in scoring."""
+    temperature: float | None = None
+    """Temperature of the policy, in sampling and in scoring; the saved policy's, or 1."""
 
     d_model: int = 64
     """Width of the small policy that is made without --model."""
@@ -88,7 +89,7 @@ class TrainSettings:
     """Horizon in tokens, the stop token included; the task's, or 32."""
 
     total_timesteps: int | None = None
-    """Tokens to generate; by default those of about two minutes on one core, 20,000 to 200,000."""
+    """Tokens to generate; by default those of about two minutes on one core, 10,000 to 200,000."""
 
     learning_rate: float | None = None
     """Step size of Adam; by default 0.064 over the model's width."""
@@ -115,23 +116,6 @@ class TrainSettings:
         """Whether the texts or their reward are the user's own."""
         return self.prompts is not None or self.reward is not None
 
-    @property
-    def horizon(self) -> int:
-        """W, in tokens."""
-        if self.max_new_tokens is not None:
-            return self.max_new_tokens
-        if self.prompts is not None and self.task is None:
-            return DEFAULT_MAX_NEW_TOKENS
-        return make_task(self.task or "sort", self.level).max_new_tokens
-
-    @property
-    def episodes(self) -> int:
-        """Episodes of one update, a multiple of the group size."""
-        if self.advanced.episodes_per_update is not None:
-            return self.advanced.episodes_per_update
-        episodes = min(_MAX_EPISODES, max(_MIN_EPISODES, _TOKENS_PER_UPDATE // self.horizon))
-        return max(1, episodes // self.group_size) * self.group_size
-
     def inputs(self) -> list[Path]:
         """The files and folders that the training reads."""
         return [path for path in (self.model, self.prompts, self.tokenizer) if path is not None]
@@ -153,7 +137,7 @@ class TrainSettings:
 
     def name(self) -> str:
         """A name for the run: what is trained on, and how."""
-        source = self.prompts.stem if self.prompts is not None else self.task or "sort"
+        source = self.prompts.stem if self.prompts is not None else self.task or DEFAULT_TASK
         return f"{source}-{self.algorithm}"
 
     def as_json(self) -> dict[str, Any]:
@@ -165,12 +149,13 @@ class TrainSettings:
     def next_command(self, policy: Path) -> str:
         """The command that trains on from a saved policy."""
         words = ["textgym", "train", "--model", str(policy)]
-        for flag in ("task", "level", "prompts", "tokenizer", "reward", "max_new_tokens"):
-            value = getattr(self, flag)
-            if value is not None:
-                words += [f"--{flag.replace('_', '-')}", str(value)]
+        for part in (self, self.advanced):
+            for setting in fields(part):
+                value = getattr(part, setting.name)
+                if setting.name not in _NOT_CARRIED_ON and value != setting.default:
+                    words += [f"--{setting.name.replace('_', '-')}", str(value)]
         if self.task is None and self.prompts is None:
-            words += ["--task", "sort"]
+            words += ["--task", DEFAULT_TASK]
         return shlex.join(words)
 
 
@@ -198,12 +183,13 @@ def check_usage(settings: TrainSettings) -> None:
     make_scheme(settings.scheme)
     algorithm = make_algorithm(settings.algorithm)
     if settings.task is not None or settings.level is not None:
-        make_task(settings.task or "sort", settings.level)
+        make_task(settings.task or DEFAULT_TASK, settings.level)
     _check_own_prompts(settings)
-    if settings.episodes % settings.group_size or settings.group_size < algorithm.min_group_size:
+    episodes = advanced.episodes_per_update or settings.group_size
+    if episodes % settings.group_size or settings.group_size < algorithm.min_group_size:
         raise ValueError(
-            f"--group-size {settings.group_size} with {settings.episodes} episodes per update: the group size must "
-            f"divide the episodes and be at least {algorithm.min_group_size} for {algorithm.name}"
+            f"--group-size {settings.group_size} with {episodes} episodes per update: the group size must divide the "
+            f"episodes and be at least {algorithm.min_group_size} for {algorithm.name}"
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
 
-from agents.defaults import default_timesteps
+from agents.defaults import default_episodes, default_timesteps
 from agents.display import Display, known, samples, say
 from agents.learner import Callback, PolicyGradient, Update
 from agents.policy import TransformerPolicy, check_model_folder
@@ -21,6 +21,7 @@ from agents.rollout import collect
 from agents.run_folder import RunFolder, check_run_dir, choose_run_dir
 from agents.settings import TrainSettings
 from textgym.escape import escape
+from textgym.problem import Problem
 from textgym.vector_env import TextGenVectorEnv
 
 _TRIAL_PROMPTS = 3
@@ -77,10 +78,12 @@ def train(settings: TrainSettings) -> int:
         _print_header(settings, learner)
         if settings.on_own_prompts:
             _try_reward(learner)
-        timesteps = _timesteps(settings, learner)
+        timesteps = settings.total_timesteps or _default_timesteps(learner.policy, _problem(learner))
         run = RunFolder(
             choose_run_dir(settings.run_dir, settings.name(), settings.overwrite),
-            settings.as_json() | learner.settings | {"total_timesteps": timesteps},
+            settings.as_json()
+            | learner.settings
+            | {"total_timesteps": timesteps, "temperature": learner.policy.temperature},
             settings.advanced.trajectory_interval,
         )
         return _run(settings, learner, run, timesteps, stop)
@@ -90,18 +93,22 @@ def _build(settings: TrainSettings) -> PolicyGradient:
     if settings.model is not None:
         check_model_folder(settings.model)
     try:
-        envs = gym.make_vec("textgym:TextGen-v0", num_envs=settings.episodes, **settings.env_keywords())
+        envs = gym.make_vec("textgym:TextGen-v0", **settings.env_keywords())
         assert isinstance(envs, TextGenVectorEnv)
-        return _make_learner(settings, _make_policy(settings, envs), envs)
+        policy = _make_policy(settings, envs)
+        timesteps, horizon = _default_timesteps(policy, envs.problem), envs.problem.max_new_tokens
+        episodes = settings.advanced.episodes_per_update or default_episodes(timesteps, horizon, settings.group_size)
+        return _make_learner(settings, policy, TextGenVectorEnv(episodes, problem=envs.problem))
     except (ImportError, AttributeError, TypeError, ValueError, MemoryError) as error:
         raise SetupError(str(error)) from error
 
 
-def _timesteps(settings: TrainSettings, learner: PolicyGradient) -> int:
-    if settings.total_timesteps is not None:
-        return settings.total_timesteps
-    problem = learner.envs.unwrapped.problem  # type: ignore[attr-defined]
-    return default_timesteps(learner.policy, problem.max_prompt_tokens, problem.max_new_tokens)
+def _problem(learner: PolicyGradient) -> Problem:
+    return learner.envs.unwrapped.problem  # type: ignore[attr-defined]
+
+
+def _default_timesteps(policy: TransformerPolicy, problem: Problem) -> int:
+    return default_timesteps(policy, problem.max_prompt_tokens, problem.max_new_tokens)
 
 
 def _run(settings: TrainSettings, learner: PolicyGradient, run: RunFolder, timesteps: int, stop: StopSignal) -> int:
@@ -146,7 +153,7 @@ def _make_policy(settings: TrainSettings, envs: TextGenVectorEnv) -> Transformer
         envs,
         d_model=advanced.d_model,
         num_layers=advanced.num_layers,
-        temperature=advanced.temperature,
+        temperature=1.0 if advanced.temperature is None else advanced.temperature,
         seed=settings.seed,
     )
 
@@ -158,7 +165,7 @@ def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: Text
         envs,
         settings.algorithm,
         group_size=settings.group_size,
-        episodes_per_update=settings.episodes,
+        episodes_per_update=envs.num_envs,
         learning_rate=settings.learning_rate,
         entropy_coef=advanced.entropy_coef,
         max_grad_norm=advanced.max_grad_norm,
@@ -168,7 +175,7 @@ def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: Text
 
 
 def _print_header(settings: TrainSettings, learner: PolicyGradient) -> None:
-    problem = learner.envs.unwrapped.problem  # type: ignore[attr-defined]
+    problem = _problem(learner)
     what = (
         f"task {problem.task.name}, level {problem.task.level}" if problem.task else f"{len(problem.prompts)} prompts"
     )
@@ -195,7 +202,7 @@ def _print_last_line(
     result = ""
     if learner.num_updates and not stop.number:
         generator, actions = np.random.default_rng(settings.seed + 1), torch.Generator().manual_seed(settings.seed + 1)
-        fresh = collect(learner.policy, learner.envs, settings.episodes, generator, action_generator=actions).returns
+        fresh = collect(learner.policy, envs, envs.num_envs, generator, action_generator=actions).returns
         result = f"return {fresh.mean():.3f}{known(envs.optimum, envs.uniform)} over {len(fresh)} fresh episodes, "
     where, next_command = escape(str(policy.parent)), escape(settings.next_command(policy))
     say(

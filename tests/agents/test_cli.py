@@ -1,6 +1,8 @@
 """`textgym train` as a user meets it: flags, exit codes, messages, run folder, signals."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import os
 import shlex
@@ -8,15 +10,29 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 
 from agents import TransformerPolicy
+from agents.cli import main
 from agents.settings import AdvancedSettings
 from tests.stories.own_model import make_files
-from tests.stories.run import offline_environment, textgym
+from tests.stories.run import offline_environment
+from tests.stories.run import textgym as in_a_process
 
 QUICK = ("--task", "bandit", "--total-timesteps", 600)
+
+
+def textgym(*arguments, cwd):
+    """The command in this process: what it says and its exit code, without the seconds that imports take."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        try:
+            main(list(map(str, arguments)))
+        except SystemExit as end:
+            code = end.code
+    return SimpleNamespace(returncode=code, stdout=out.getvalue(), stderr=err.getvalue())
 
 
 def error_of(result):
@@ -137,7 +153,7 @@ def test_a_used_folder_is_refused_until_overwrite(tmp_path):
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path):
     for name, hash_seed in (("a", "1"), ("b", "2")):
-        result = textgym("train", *QUICK, "--run-dir", name, cwd=tmp_path, PYTHONHASHSEED=hash_seed)
+        result = in_a_process("train", *QUICK, "--run-dir", name, cwd=tmp_path, PYTHONHASHSEED=hash_seed)
         assert result.returncode == 0, result.stderr
     for file in ("metrics.jsonl", "trajectories.jsonl", "config.json", "policy/model.safetensors"):
         first, second = ((tmp_path / name / file).read_bytes() for name in ("a", "b"))
@@ -247,7 +263,7 @@ def test_broken_weights_are_refused(damage, tmp_path):
 
 
 def test_a_console_of_another_encoding_ends_no_training(tmp_path):
-    result = textgym("train", *QUICK, cwd=tmp_path, PYTHONIOENCODING="ascii")
+    result = in_a_process("train", *QUICK, cwd=tmp_path, PYTHONIOENCODING="ascii")
     assert result.returncode == 0, result.stderr
     assert "\\u2192" in result.stdout
 
@@ -298,3 +314,24 @@ def test_a_full_disk_is_one_message(tmp_path):
     assert "the policy cannot be saved" in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.rglob(".policy-unfinished"))
+
+
+def test_a_saved_temperature_is_kept(tmp_path):
+    first = textgym("train", *QUICK, "--temperature", 0.5, "--run-dir", "a", cwd=tmp_path)
+    assert first.returncode == 0, first.stderr
+    again = textgym("train", *QUICK, "--model", "a/policy", "--run-dir", "b", cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert json.loads((tmp_path / "b" / "policy" / "textgym.json").read_text())["temperature"] == 0.5
+    assert json.loads((tmp_path / "b" / "config.json").read_text())["temperature"] == 0.5
+
+
+def test_an_empty_prompt_without_a_bos_is_one_message(tmp_path):
+    make_files(tmp_path)
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config | {"bos_token_id": None}))
+    (tmp_path / "prompts.jsonl").write_text('{"prompt": ""}\n')
+    flags = ("--model", "model", "--prompts", "prompts.jsonl", "--reward", "my_reward.py:score")
+    result = textgym("train", *flags, cwd=tmp_path)
+    assert result.returncode == 1
+    assert "a history is empty and the model has no BOS token" in result.stderr
+    assert "Traceback" not in result.stderr

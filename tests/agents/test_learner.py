@@ -375,3 +375,32 @@ def test_saving_writes_no_pickle(tmp_path: Path):
     learner.save(tmp_path)
     names = {file.suffix for file in tmp_path.rglob("*") if file.is_file()}
     assert names <= {".json", ".safetensors"}
+
+
+def test_deterministic_is_the_second_argument_of_predict():
+    envs = gym.make_vec("TextGen-v0", num_envs=500, task="bandit")
+    learner = PolicyGradient(TransformerPolicy.small(envs, d_model=32), envs)
+    observations, _ = envs.reset()
+    greedy, _ = learner.predict(observations, True)
+    assert len(set(greedy.tolist())) == 1
+    assert len(set(learner.predict(observations)[0].tolist())) > 1
+
+
+def test_double_precision_and_numpy_integers_are_saved_and_continue(tmp_path):
+    envs = gym.make_vec("TextGen-v0", num_envs=16, task="bandit")
+    policy = TransformerPolicy.small(envs, d_model=32).double()
+    original = PolicyGradient(policy, envs, episodes_per_update=np.int64(16), seed=np.int64(3))
+    original.learn(16).save(tmp_path)
+    loaded = PolicyGradient.load(tmp_path, envs)
+    for learner in (original, loaded):
+        learner.learn(16)
+    for expected, found in zip(original.policy.parameters(), loaded.policy.parameters(), strict=True):
+        assert found.dtype == torch.float64
+        assert torch.equal(expected, found)
+
+
+def test_a_bos_of_ones_own_is_saved(tmp_path):
+    policy = TransformerPolicy.small(4, d_model=32)
+    policy.bos_id = 1
+    policy.save_pretrained(tmp_path)
+    assert TransformerPolicy.from_pretrained(tmp_path).bos_id == 1

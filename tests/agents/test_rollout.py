@@ -7,9 +7,11 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorWrapper
 from scipy import stats
 
+from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, Step, collect, rollout_env
 from tests.agents import tiny
 from tests.agents.tiny import PAD, STOP, A, B, C
+from textgym.vector_env import TextGenVectorEnv
 
 ARRAYS = [name for name in Rollout._fields if name != "vocabulary"]
 
@@ -324,3 +326,41 @@ def test_actions_come_from_the_action_generator():
     assert torch.equal(policy.generator.get_state(), own)
     collect(policy, envs, 4, np.random.default_rng(0))
     assert not torch.equal(policy.generator.get_state(), own)
+
+
+def test_episodes_of_the_owner_are_neither_played_nor_scored():
+    scored = []
+
+    def reward(completions):
+        scored.append(len(completions))
+        return [0.0] * len(completions)
+
+    envs = gym.make_vec(
+        "TextGen-v0",
+        num_envs=16,
+        prompts=["a"],
+        tokenizer=["a", "b"],
+        reward=reward,
+        max_new_tokens=2,
+        autoreset_mode=AutoresetMode.DISABLED,
+    )
+    before, _ = envs.reset(seed=0)
+    collect(TransformerPolicy.small(envs), envs, 2, np.random.default_rng(0))
+    assert scored == [2]
+    after, *_ = envs.step(np.zeros(16, dtype=np.int64))
+    assert (after[:, 0] == before[:, 0]).all()
+    assert (after[:, 1] == 0).all()
+
+
+def test_a_subclass_is_not_replaced():
+    class Doubled(TextGenVectorEnv):
+        def step(self, actions):
+            observations, rewards, *rest = super().step(actions)
+            return observations, 2 * rewards, *rest
+
+    with pytest.raises(ValueError, match="Doubled"):
+        rollout_env(Doubled(4, task="bandit"))
+    envs = Doubled(64, task="bandit", autoreset_mode=AutoresetMode.DISABLED)
+    rollout = collect(TransformerPolicy.small(envs), envs, 64, np.random.default_rng(0))
+    assert (rollout.returns == 2 * rollout.score).all()
+    assert rollout.score.max() > 0

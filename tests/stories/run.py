@@ -6,11 +6,13 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
 
 
 def offline_environment(**extra):
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    return kept | {"PYTHONPATH": str(HERE / "offline"), "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"} | extra
+    path = os.pathsep.join(map(str, (HERE / "offline", ROOT)))  # this checkout, whichever is installed
+    return kept | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "utf-8"} | extra
 
 
 def run(*arguments, cwd, **extra):
