@@ -56,6 +56,7 @@ class TextGenEnv(gym.Env[np.ndarray, np.int64]):
 
     def __init__(self, *, render_mode: str | None = None, **keywords: Any) -> None:
         self.problem = make_problem(**keywords)
+        self._transition = Transition(self.problem, 1)  # before the spaces: it refuses an absurd length
         self.render_mode, warning = usable_render_mode(render_mode)
         if warning:
             warnings.warn(warning, UserWarning, stacklevel=2)
@@ -63,7 +64,6 @@ class TextGenEnv(gym.Env[np.ndarray, np.int64]):
         self.optimum, self.uniform = self.problem.optimum, self.problem.uniform
         self.observation_space = observation_space(self.problem.max_length, self.vocabulary.size)
         self.action_space = gym.spaces.Discrete(self.vocabulary.size)
-        self._transition = Transition(self.problem, 1)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None

@@ -5,6 +5,8 @@ such characters as visible codes. It does not quote for HTML; a page escapes wit
 """
 
 import unicodedata
+from collections.abc import Callable
+from typing import Any
 
 # Cc: control characters (ESC among them). Cf: bidi overrides, zero-width and tag characters. Cs: lone surrogates.
 # Zl, Zp: line and paragraph separators, which some terminals and most log viewers break lines at.
@@ -40,6 +42,40 @@ def excerpt(text: str, limit: int = 200) -> str:
         return f"'{escape(text)}'"
     half = limit // 2
     return f"'{escape(text[:half])}...{escape(text[-half:])}' ({len(text)} characters)"
+
+
+def shown(value: Any, limit: int = 80) -> str:
+    """The escaped `repr` of any value, cut past `limit` characters; an object whose `repr` raises is still named.
+
+    >>> shown([1.0] * 9, limit=10)
+    '[1.0, 1.0,'
+    """
+    return _text_of(value, repr)[:limit]
+
+
+def told(error: BaseException) -> str:
+    """Type and escaped text of an exception; one whose `str` raises is still named.
+
+    >>> told(KeyError("x"))
+    "KeyError: 'x'"
+    """
+    return f"{type_name(error)}: {_text_of(error, str)}"
+
+
+def type_name(value: Any) -> str:
+    """The escaped name of a value's type.
+
+    >>> type_name(3)
+    'int'
+    """
+    return escape(type(value).__name__)
+
+
+def _text_of(value: Any, convert: Callable[[Any], str]) -> str:
+    try:
+        return escape(convert(value))
+    except (Exception, SystemExit) as error:
+        return f"<{type_name(value)} whose {convert.__name__}() raises {type_name(error)}>"
 
 
 def _code(char: str) -> str:

@@ -4,11 +4,12 @@ Keywords override a task's own. What is documented for later versions is refused
 """
 
 import operator
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from textgym.errors import NotBuiltError, did_you_mean
+from textgym.errors import NotBuiltError, did_you_mean, unknown
 from textgym.prompts import Prompts, load_prompts
 from textgym.rewards import Reward, load_reward
 from textgym.schemes import Scheme, make_scheme
@@ -20,7 +21,8 @@ DEFAULT_MAX_NEW_TOKENS = 32
 _MANY_ROWS = 100_000  # more than this are never read at once
 
 # Keywords of later versions and the one value that today's behaviour equals.
-_LATER = {
+# Words that a keyword will know are told from misspelt ones.
+_LATER: dict[str, Any] = {
     "prompt_order": "random",
     "stop": None,
     "on_limit": "terminate",
@@ -32,6 +34,14 @@ _LATER = {
     "text_info": False,
     "copy": True,
     "rng": "per_env",
+}
+_LATER_WORDS = {
+    "prompt_order": "sequential",
+    "on_limit": "truncate",
+    "on_reward_error": "drop",
+    "on_illegal_action": "terminate",
+    "observation": "dict",
+    "rng": "shared",
 }
 
 
@@ -84,8 +94,7 @@ def make_problem(
     Args:
         task: a built-in task; `sort` where none is given and the other keywords leave its parts open.
         level: the task's difficulty.
-        prompts: a list of str or dict rows, or the path of a .jsonl file; instead of the task's. Where they come with
-            a tokenizer or a reward and without a task, they need both.
+        prompts: a list of str or dict rows, or the path of a .jsonl file; instead of the task's.
         tokenizer: a list of symbols, or the path of a tokenizer.json or a Hugging Face folder; instead of the task's.
         stop_ids: the stop tokens, `[]` for none; instead of the tokenizer's.
         reward: a function, "module:function" or "file.py:function" that scores whole texts; instead of the task's.
@@ -100,12 +109,10 @@ def make_problem(
     """
     _refuse_later(later)
     own = _Keywords(prompts, tokenizer, reward, max_new_tokens, stop_ids)
-    chosen = make_task(DEFAULT_TASK if task is None else task, level) if own.needs_task() or task is not None else None
+    chosen = _chosen_task(task, level, own)
     vocabulary = _vocabulary(own, chosen)
     if chosen is not None and vocabulary.is_of_symbols(chosen.tokenizer):
         own = replace(own, tokenizer=None)  # the task's own tokens, read from a saved policy for instance
-    if level is not None and chosen is None:
-        raise ValueError(f"level={level} needs a task; give task=, or leave level out")
     horizon = _horizon(max_new_tokens, chosen)
     if max_prompt_tokens is not None:
         max_prompt_tokens = _count("max_prompt_tokens", max_prompt_tokens, least=0)
@@ -136,9 +143,9 @@ class _Keywords:
     max_new_tokens: Any
     stop_ids: Any
 
-    def needs_task(self) -> bool:
-        """Whether a task must fill gaps; a text source of one's own is never mixed with a task's scores by accident."""
-        return self.prompts is None or (self.tokenizer is None and self.reward is None)
+    def open_parts(self) -> list[str]:
+        """What a task must fill in."""
+        return [name for name in ("prompts", "tokenizer", "reward") if getattr(self, name) is None]
 
     def any_given(self) -> bool:
         values = (self.prompts, self.tokenizer, self.reward, self.max_new_tokens, self.stop_ids)
@@ -155,18 +162,34 @@ def _refuse_later(later: dict[str, Any]) -> None:
             raise TypeError(
                 f"TextGen-v0 has no keyword {name!r}; it has {', '.join(sorted(allowed))}.{did_you_mean(name, allowed)}"
             )
-        if value != _LATER[name]:
-            raise NotBuiltError(f"{name}={value!r} is not built yet; leave it out or give {_LATER[name]!r}")
+        today = _LATER[name]
+        nothing = name == "stop" and isinstance(value, list) and not value
+        if nothing or (type(value) is type(today) and value == today):
+            continue
+        if name in _LATER_WORDS and value != _LATER_WORDS[name]:
+            raise ValueError(unknown(name, value, (today, _LATER_WORDS[name])))
+        raise NotBuiltError(f"{name}={value!r} is not built yet; leave it out or give {today!r}")
+
+
+def _chosen_task(task: str | None, level: int | None, own: _Keywords) -> Task | None:
+    """The task that was asked for, or the default one where parts are left open; None where nothing is."""
+    if task is not None:
+        return make_task(task, level)
+    parts = own.open_parts()
+    if not parts:
+        if level is not None:
+            raise ValueError(f"level={level} needs a task; give task=, or leave level out")
+        return None
+    if "prompts" not in parts and len(parts) == 1:  # one's own texts beside a part of the task, perhaps by oversight
+        message = f"{parts[0]}= is not given: that of the default task {DEFAULT_TASK!r} is used"
+        warnings.warn(message, UserWarning, stacklevel=5)
+    return make_task(DEFAULT_TASK, level)
 
 
 def _vocabulary(own: _Keywords, task: Task | None) -> Vocabulary:
     tokenizer = own.tokenizer
     if tokenizer is None:
-        if task is None:
-            raise ValueError(
-                "prompts= needs tokenizer=: give a list of symbols, or the path of a tokenizer.json or of a Hugging "
-                "Face folder"
-            )
+        assert task is not None
         tokenizer = list(task.tokenizer)
     return make_vocabulary(tokenizer, own.stop_ids)
 
@@ -187,8 +210,7 @@ def _prompts(own: _Keywords, task: Task | None, vocabulary: Vocabulary, max_toke
 def _reward(own: _Keywords, task: Task | None) -> Reward:
     if own.reward is not None:
         return load_reward(own.reward)
-    if task is None:
-        raise ValueError("prompts= needs reward=: give a function, 'module:function' or 'file.py:function'")
+    assert task is not None
     return Reward(task.reward)
 
 

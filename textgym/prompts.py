@@ -184,9 +184,28 @@ def _decoded_lines(path: Path) -> Iterable[tuple[int, str]]:
 
 def _json_row(path: Path, number: int, line: str) -> Any:
     try:
-        row = json.loads(line)
+        row = json.loads(line, object_pairs_hook=_object, parse_constant=_refuse_constant)
+    except _RefusedRow as error:
+        raise ValueError(f"{path} line {number} {error}: {excerpt(line.strip())}") from None
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} line {number} is not JSON: {error}: {excerpt(line.strip())}") from error
     if not isinstance(row, dict):
         raise TypeError(f"{path} line {number} is a JSON {type(row).__name__}; give an object with a 'prompt'")
     return row
+
+
+class _RefusedRow(ValueError):
+    """A row that Python's JSON reader would take, and lose or change something."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _RefusedRow(f"has the key {excerpt(twice)} twice; give each key once")
+    return result
+
+
+def _refuse_constant(name: str) -> Any:
+    raise _RefusedRow(f"holds {name}, which JSON does not have; write null or a string")

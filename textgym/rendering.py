@@ -17,7 +17,8 @@ def render_ansi(transition: Transition, row: int) -> str:
     )
 
 
-_BLOCK = "\n\t"  # line ends and tabs stay: a text is shown as it reads
+# Line ends, tabs and joiners, which many scripts and emoji are made with, stay: a text is shown as it reads.
+_BLOCK = "\n\t\u200c\u200d"
 RENDER_MODES = ("ansi",)
 
 

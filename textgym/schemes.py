@@ -70,6 +70,11 @@ SCHEMES: dict[str, type[Scheme]] = {"terminal": Terminal, "prefix_delta": Prefix
 _LATER = ("potential", "length", "reference")
 
 
+def __getattr__(name: str) -> Any:
+    later = f"; it comes in a later version, there are {', '.join(scheme.__name__ for scheme in SCHEMES.values())} now"
+    raise AttributeError(f"textgym.schemes has no {name!r}{later if name.lower() in _LATER else ''}")
+
+
 def make_scheme(scheme: Any) -> Scheme:
     """The scheme that the keyword `scheme` describes: a name, or an object with `pay` and `scores_prefixes`.
 

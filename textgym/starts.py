@@ -5,12 +5,13 @@ a prefix. A vector environment takes `rows` too: the same keys with one value a 
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from textgym.errors import did_you_mean
+from textgym.escape import shown, type_name
 from textgym.problem import Problem
 from textgym.prompts import Prompt, check_columns
 
@@ -32,7 +33,7 @@ def make_start(problem: Problem, options: dict[str, Any] | None, generator: np.r
     Raises:
         TypeError, ValueError: options that are unknown, contradict each other, or name a state outside the process.
     """
-    if not options:
+    if options is None:
         return Start(problem.prompts[int(generator.integers(len(problem.prompts)))])
     check_options(options, OPTIONS)
     given = [name for name in _SOURCES if options.get(name) is not None]
@@ -53,7 +54,12 @@ def make_start(problem: Problem, options: dict[str, Any] | None, generator: np.r
 
 
 def check_options(options: dict[str, Any], allowed: Sequence[str]) -> None:
-    """Refuse an option that nothing reads."""
+    """Refuse what is no dict of options, and an option that nothing reads."""
+    if not isinstance(options, Mapping):
+        raise TypeError(
+            f"the reset options are {shown(options)} of type {type_name(options)}; give None, or a dict with any of "
+            f"{', '.join(allowed)}"
+        )
     for name in options:
         if name not in allowed:
             raise ValueError(
@@ -75,12 +81,29 @@ def row_options(options: dict[str, Any], num_rows: int) -> list[dict[str, Any]]:
     if not isinstance(rows, dict):
         raise TypeError(f"the reset option 'rows' is of type {type(rows).__name__}; give a dict of one value a row")
     check_options(rows, OPTIONS)
+    lists = {}
     for name, values in rows.items():
         if name in shared:
             raise ValueError(f"the reset option {name!r} is given for all rows and in 'rows'; give it once")
-        if isinstance(values, str) or not hasattr(values, "__len__") or len(values) != num_rows:
-            raise ValueError(f"the reset option rows[{name!r}] needs one value for each of the {num_rows} rows")
-    return [shared | {name: values[row] for name, values in rows.items()} for row in range(num_rows)]
+        if not _is_list(values):
+            raise ValueError(
+                f"the reset option rows[{name!r}] is {shown(values)} of type {type_name(values)}; give a list with one "
+                f"value for each of the {num_rows} rows"
+            )
+        if len(values) != num_rows:
+            raise ValueError(
+                f"the reset option rows[{name!r}] has {len(values)} values; give one value for each of the {num_rows} "
+                "rows"
+            )
+        lists[name] = list(values)
+    return [shared | {name: values[row] for name, values in lists.items()} for row in range(num_rows)]
+
+
+def _is_list(values: Any) -> bool:
+    """Whether the values have places 0, 1, ...: a sequence that is no text, or an array."""
+    if isinstance(values, str | bytes | bytearray | memoryview):
+        return False
+    return isinstance(values, Sequence) or getattr(values, "ndim", 0) >= 1
 
 
 def _own_prompt(problem: Problem, options: dict[str, Any], columns: dict[str, Any]) -> Prompt:

@@ -16,6 +16,8 @@ from textgym.rewards import Scores, Texts
 from textgym.schemes import Payment
 from textgym.starts import Start
 
+MAX_CELLS = 2**31  # tokens of all histories together; an array of them then takes 16 GiB
+
 
 class FinishReason(IntEnum):
     """How an episode ended."""
@@ -40,9 +42,13 @@ class Transition:
         scores: float64 [N, K], one a reward function; 0 before the end.
         scores_valid: bool [N, K], False before the end.
         reward: float64 [N], what the last step paid.
+
+    Raises:
+        ValueError: the histories would take more than `MAX_CELLS` tokens; nothing has been allocated then.
     """
 
     def __init__(self, problem: Problem, num_rows: int) -> None:
+        _check_size(problem, num_rows)
         self.problem = problem
         functions = len(problem.reward.names)
         self.tokens = np.full((num_rows, problem.max_length), problem.vocabulary.pad_id, dtype=np.int64)
@@ -166,4 +172,14 @@ class Transition:
             completions=self.problem.vocabulary.decode_batch(shown),
             completion_ids=ids,
             columns={name: [self._columns[row].get(name) for row in rows] for name in names},
+        )
+
+
+def _check_size(problem: Problem, num_rows: int) -> None:
+    if num_rows * problem.max_length > MAX_CELLS:
+        raise ValueError(
+            f"{num_rows} environments with histories of {problem.max_length} tokens (the longest prompt's "
+            f"{problem.max_prompt_tokens} and max_new_tokens={problem.max_new_tokens}) are more than {MAX_CELLS} "
+            f"tokens ({MAX_CELLS * 8 / 2**30:.3g} GiB); lower max_new_tokens or max_prompt_tokens, shorten the "
+            "longest prompt, or make fewer environments"
         )

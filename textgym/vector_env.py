@@ -67,13 +67,13 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if warning:
             warnings.warn(warning, UserWarning, stacklevel=2)
         self.num_envs = operator.index(num_envs)
+        self._transition = Transition(self.problem, self.num_envs)  # before the spaces: it refuses an absurd length
         self.vocabulary = self.problem.vocabulary
         self.optimum, self.uniform = self.problem.optimum, self.problem.uniform
         self.single_observation_space = observation_space(self.problem.max_length, self.vocabulary.size)
         self.single_action_space = gym.spaces.Discrete(self.vocabulary.size)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._transition = Transition(self.problem, self.num_envs)
         self._terminated = np.zeros(self.num_envs, dtype=bool)
         self._generators: list[np.random.Generator | None] = [None] * self.num_envs
         self._seeds: list[int | None] = [None] * self.num_envs
@@ -91,8 +91,8 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             The observations int64 [N, L] and the infos; entries of rows that were not reset are 0 and masked out.
         """
         rows = np.arange(self.num_envs)
-        each = row_options(options, self.num_envs) if options else None
-        if options and options.get("reset_mask") is not None:
+        each = row_options(options, self.num_envs) if options is not None else None
+        if options is not None and options.get("reset_mask") is not None:
             rows = np.flatnonzero(self._checked_mask(options["reset_mask"]))
         self._seed(rows, seed)
         self._start(rows, each)
@@ -139,6 +139,11 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.render_mode != "ansi":
             return None
         return tuple(render_ansi(self._transition, row) for row in range(self.num_envs))
+
+    @property
+    def any_running(self) -> bool:
+        """Whether an episode is running in some row."""
+        return bool(self._transition.running.any())
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """What each row answers to the attribute or method `name`, N values."""

@@ -41,6 +41,7 @@ class Vocabulary:
             raise ValueError(f"{source} has no tokens; give a tokenizer with at least one")
         self.size = max(ids) + 1  # the number of tokens, or past the highest id where ids have holes
         self.pad_id = self.size
+        self._settings: dict[str, bytes] = {}  # files of the folder that it was read from
         self.stop_ids = self._checked_stop_ids(stop_ids, source)
         self._front = _front_special_tokens(tokenizer)
 
@@ -96,7 +97,7 @@ class Vocabulary:
         Args:
             path: a file made by `tokenizers` (no stop ids of its own), or a folder that holds a tokenizer.json; the
                 folder's stop ids are all `eos_token_id` of generation_config.json, or failing that the `eos_token` of
-                tokenizer_config.json.
+                tokenizer_config.json or special_tokens_map.json. Its settings are kept, and saved again by `save`.
             stop_ids: the stop tokens instead of those.
 
         Raises:
@@ -113,7 +114,10 @@ class Vocabulary:
             raise ValueError(f"tokenizer {str(file)!r} is not a tokenizer.json: {error}") from error
         if stop_ids is None:
             stop_ids = _folder_stop_ids(path, tokenizer) if path.is_dir() else []
-        return cls(tokenizer, stop_ids, str(path))
+        vocabulary = cls(tokenizer, stop_ids, str(path))
+        if path.is_dir():
+            vocabulary._settings = {file.name: file.read_bytes() for file in _setting_files(path)}
+        return vocabulary
 
     def is_of_symbols(self, symbols: Sequence[str]) -> bool:
         """Whether the tokens are just these symbols, id i the i-th."""
@@ -171,6 +175,10 @@ class Vocabulary:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         self.tokenizer.save(str(folder / "tokenizer.json"))
+        for name, content in self._settings.items():
+            (folder / name).write_bytes(content)
+        if "tokenizer_config.json" in self._settings:
+            return
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         if self.stop_ids:
             config["eos_token"] = self.tokenizer.id_to_token(self.stop_ids[0])
@@ -224,11 +232,18 @@ def _front_special_tokens(tokenizer: Tokenizer) -> list[int]:
     return []
 
 
+def _setting_files(folder: Path) -> list[Path]:
+    """What else makes the tokenizer of a folder: special tokens, and how a chat is written."""
+    names = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
+    return [folder / name for name in names if (folder / name).is_file()]
+
+
 def _folder_stop_ids(folder: Path, tokenizer: Tokenizer) -> list[int]:
     eos = _read_json(folder / "generation_config.json").get("eos_token_id")
     if eos is not None:
         return eos if isinstance(eos, list) else [eos]
-    eos_token = _read_json(folder / "tokenizer_config.json").get("eos_token")
+    places = ("tokenizer_config.json", "special_tokens_map.json")
+    eos_token = next((token for name in places if (token := _read_json(folder / name).get("eos_token"))), None)
     if isinstance(eos_token, dict):  # an added token with its options
         eos_token = eos_token.get("content")
     eos_id = tokenizer.token_to_id(eos_token) if eos_token else None

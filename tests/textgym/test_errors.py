@@ -45,6 +45,8 @@ KEYWORDS = [
     (dict(max_new_tokens=True), TypeError, ["max_new_tokens", "True", "bool"]),
     (dict(max_prompt_tokens=-1), ValueError, ["max_prompt_tokens=-1", "at least 0"]),
     (dict(max_prompt_tokens=2.0), TypeError, ["max_prompt_tokens", "2.0", "float"]),
+    (dict(max_new_tokens=10**12), ValueError, ["max_new_tokens=1000000000000", "1000000000004", "lower", "2147483648"]),
+    (dict(max_prompt_tokens=10**12, prompts=["0"]), ValueError, ["1000000000004", "max_prompt_tokens", "16 GiB"]),
     (own(max_prompt_tokens=0), ValueError, ["prompts[0]", "'prompt'", "1 tokens", "max_prompt_tokens=0", "raise"]),
     (dict(promts=["a"]), TypeError, ["'promts'", "max_new_tokens", "Did you mean 'prompts'"]),
     (dict(scheme="terminl"), ValueError, ["scheme", "'terminl'", "prefix_delta, terminal", "Did you mean 'terminal'"]),
@@ -58,6 +60,10 @@ KEYWORDS = [
     (own(tokenizer=["a", "b", "a"]), ValueError, ["'a'", "twice", "once"]),
     (own(tokenizer=["a", ""]), ValueError, ["tokenizer[1]", "empty"]),
     (own(tokenizer=["a", 3]), TypeError, ["tokenizer[1]", "3", "int", "strings"]),
+    (own(tokenizer=["a", "\ud800"]), ValueError, ["tokenizer[1]", r"'\ud800'", "lone surrogate"]),
+    (own(prompts=["a", "b\udfffa"]), ValueError, ["prompts[1]", r"'\udfff'", "character 1", "lone surrogate"]),
+    (own(tokenizer=["a", "<unk>"], prompts=["ab"]), ValueError, ["prompts[0]", "no token for 'b'", "character 1"]),
+    (own(tokenizer=["a", "<unk>", "<unk>?"], prompts=["ab"]), ValueError, ["no token for 'b'", "'<unk>?'"]),
     (own(tokenizer=7), TypeError, ["tokenizer", "7", "int", "list of symbols", "tokenizer.json", "folder"]),
     (own(tokenizer="absent/tokenizer.json"), FileNotFoundError, ["tokenizer", "'absent/tokenizer.json'"]),
     (own(tokenizer="folder"), FileNotFoundError, ["'folder'", "tokenizer.json", "fast"]),
@@ -78,9 +84,12 @@ KEYWORDS = [
     (own(prompts="list.jsonl"), TypeError, ["list.jsonl line 2", "list", "object"]),
     (own(prompts="field.jsonl"), ValueError, ["field.jsonl line 2", "'prompt'", "['text']"]),
     (own(prompts="latin.jsonl"), ValueError, ["latin.jsonl line 2", "UTF-8"]),
+    (own(prompts="twice.jsonl"), ValueError, ["twice.jsonl line 2", "'answer'", "twice", "once"]),
+    (own(prompts="deep.jsonl"), ValueError, ["deep.jsonl line 2", "'x'", "twice", "once"]),
+    (own(prompts="nan.jsonl"), ValueError, ["nan.jsonl line 2", "NaN", "null"]),
+    (own(prompts="infinity.jsonl"), ValueError, ["infinity.jsonl line 2", "-Infinity", "null"]),
+    (own(prompts="surrogate.jsonl"), ValueError, ["surrogate.jsonl line 2", r"'\ud800'", "lone surrogate"]),
     (own(prompts="long.jsonl", max_prompt_tokens=2), ValueError, ["long.jsonl line 3", "3 tokens", "'aba'", "Shorten"]),
-    (own(reward=None), ValueError, ["reward=", "function", "file.py:function"]),
-    (own(tokenizer=None), ValueError, ["tokenizer=", "list of symbols", "tokenizer.json", "folder"]),
     (dict(reward=5), TypeError, ["reward", "5", "int", "function"]),
     (dict(reward="score"), ValueError, ["'score'", "module:function", "file.py:function"]),
     (dict(reward="absent.py:score"), FileNotFoundError, ["reward", "'absent.py'"]),
@@ -141,6 +150,11 @@ VECTOR_OPTIONS = [
     ({"rows": [1, 2]}, TypeError, ["'rows'", "list", "dict"]),
     ({"rows": {"prompt": ["0"]}}, ValueError, ["rows['prompt']", "2 rows"]),
     ({"rows": {"prompt": "01"}}, ValueError, ["rows['prompt']", "2 rows"]),
+    ({"rows": {"prompt_index": {5: 1, 6: 2}}}, ValueError, ["rows['prompt_index']", "dict", "list", "2 rows"]),
+    ({"rows": {"prompt_index": {5, 6}}}, ValueError, ["rows['prompt_index']", "{5, 6}", "set", "list", "2 rows"]),
+    ({"rows": {"prompt_index": 5}}, ValueError, ["rows['prompt_index']", "5", "int", "list", "2 rows"]),
+    ({"rows": {"prompt_index": np.array(5)}}, ValueError, ["rows['prompt_index']", "ndarray", "list", "2 rows"]),
+    ({"rows": {"prompt_index": range(3)}}, ValueError, ["rows['prompt_index']", "3 values", "2 rows"]),
     ({"rows": {"promt": ["0", "1"]}}, ValueError, ["'promt'", "Did you mean 'prompt'"]),
     ({"prompt": "0", "rows": {"prompt": ["0", "1"]}}, ValueError, ["'prompt'", "once"]),
     ({"reset_mask": [True, True]}, TypeError, ["'reset_mask'", "list", "bool (2,)"]),
@@ -151,6 +165,7 @@ VECTOR_OPTIONS = [
 VECTOR = [
     (dict(num_envs=0), ValueError, ["num_envs=0", "at least 1"]),
     (dict(num_envs=2.0), ValueError, ["num_envs=2.0", "integer"]),
+    (dict(num_envs=10**10), ValueError, ["10000000000 environments", "8 tokens", "fewer environments"]),
     (dict(num_envs=2, max_episode_steps=5), ValueError, ["max_episode_steps=5", "max_new_tokens"]),
 ]
 
@@ -169,6 +184,11 @@ def in_folder(tmp_path, monkeypatch):
     (tmp_path / "list.jsonl").write_text(row + "[1]\n")
     (tmp_path / "field.jsonl").write_text(row + '{"text": "a"}\n')
     (tmp_path / "long.jsonl").write_text(row + "\n" + '{"prompt": "aba"}\n')
+    (tmp_path / "twice.jsonl").write_text(row + '{"prompt": "a", "answer": 1, "answer": 2}\n')
+    (tmp_path / "deep.jsonl").write_text(row + '{"prompt": "a", "answer": [{"x": 1, "x": 1}]}\n')
+    (tmp_path / "nan.jsonl").write_text(row + '{"prompt": "a", "answer": [NaN]}\n')
+    (tmp_path / "infinity.jsonl").write_text(row + '{"prompt": "a", "answer": -Infinity}\n')
+    (tmp_path / "surrogate.jsonl").write_text(row + '{"prompt": "\\ud800"}\n')
     (tmp_path / "latin.jsonl").write_bytes(row.encode() + '{"prompt": "é"}'.encode("latin-1"))
     (tmp_path / "empty.jsonl").write_text("\n")
     (tmp_path / "my_reward.py").write_text("number = 3\ndef score(completions):\n    return [0.0]\n")
@@ -216,6 +236,13 @@ def test_a_bad_reset_option(options, exception, words):
 @pytest.mark.parametrize(("options", "exception", "words"), VECTOR_OPTIONS, ids=label)
 def test_a_bad_reset_option_of_a_vector_environment(options, exception, words):
     refused(exception, words, gym.make_vec("TextGen-v0", num_envs=2).reset, options=options)
+
+
+@pytest.mark.parametrize("options", [5, 0, [], ["prompt"], "prompt", np.array([1, 2])], ids=repr)
+def test_reset_options_that_are_no_dict(options):
+    for env in (gym.make("TextGen-v0"), gym.make_vec("TextGen-v0", num_envs=2)):
+        words = ["reset options", type(options).__name__, "dict", "prompt_index"]
+        refused(TypeError, words, env.unwrapped.reset, options=options)
 
 
 @pytest.mark.parametrize("name", ["rows", "reset_mask"])

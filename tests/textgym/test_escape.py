@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from textgym.escape import escape, excerpt
+from textgym.escape import escape, excerpt, shown, told, type_name
 
 UNSAFE = {"Cc", "Cf", "Cs", "Zl", "Zp"}
 
@@ -55,3 +55,24 @@ def test_what_is_shown_is_safe_and_printable_text_is_untouched(text):
 )
 def test_excerpts_are_quoted_and_cut_in_the_middle(text, limit, shown):
     assert excerpt(text, limit) == shown
+
+
+class Refuses(Exception):
+    def __str__(self):
+        raise SystemExit
+
+    def __repr__(self):
+        return 3
+
+
+def test_any_object_can_be_shown():
+    assert shown("\x1b[31m") == r"'\x1b[31m'"
+    assert shown(Refuses()) == "<Refuses whose repr() raises TypeError>"
+    assert shown(10**5000) == "<int whose repr() raises ValueError>"
+    assert shown(range(100), limit=7) == "range(0"
+
+
+def test_any_exception_can_be_told():
+    assert told(ValueError("\x1b[31m\n")) == r"ValueError: \x1b[31m\n"
+    assert told(Refuses()) == "Refuses: <Refuses whose str() raises SystemExit>"
+    assert type_name(type("\x9b", (), {})()) == r"\x9b"

@@ -40,3 +40,45 @@ def test_call_gives_each_row_its_own_space():
     envs = gym.make_vec("TextGen-v0", num_envs=2)
     assert envs.get_attr("action_space") == (envs.single_action_space,) * 2
     assert envs.get_attr("observation_space") == (envs.single_observation_space,) * 2
+
+
+def test_prompts_alone_suffice():
+    env = gym.make("TextGen-v0", prompts=["3120"]).unwrapped
+    env.reset()
+    rewards = [env.step(action)[1] for action in (0, 1, 2, 3)]
+    assert rewards == [0.0, 0.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("keywords", "part"),
+    [
+        ({"prompts": ["3120"], "reward": lambda completions: [1.0] * len(completions)}, "tokenizer"),
+        ({"prompts": ["ab"], "tokenizer": ["a", "b"]}, "reward"),
+    ],
+)
+def test_a_part_of_the_default_task_is_not_taken_in_silence(keywords, part):
+    with pytest.warns(UserWarning, match=f"{part}= is not given: that of the default task 'sort' is used"):
+        gym.make("TextGen-v0", **keywords)
+
+
+@pytest.mark.parametrize(
+    ("keywords", "error", "words"),
+    [
+        ({"prompt_order": "sequental"}, ValueError, "unknown prompt_order 'sequental'.*random, sequential"),
+        ({"prompt_order": "sequential"}, textgym.NotBuiltError, "not built yet"),
+        ({"on_limit": "trunc"}, ValueError, "unknown on_limit 'trunc'.*terminate, truncate"),
+        ({"stop": np.array(["a", "b"])}, textgym.NotBuiltError, "stop=.*not built yet"),
+    ],
+)
+def test_words_of_later_keywords_are_told_from_misspelt_ones(keywords, error, words):
+    with pytest.raises(error, match=words):
+        gym.make("TextGen-v0", **keywords)
+
+
+def test_values_that_equal_what_is_done_now_are_accepted():
+    gym.make("TextGen-v0", stop=[], prompt_order="random", copy=True, rng="per_env")
+
+
+def test_a_scheme_of_a_later_version_is_named():
+    with pytest.raises(AttributeError, match="'Potential'; it comes in a later version"):
+        _ = textgym.schemes.Potential

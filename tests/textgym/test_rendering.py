@@ -76,3 +76,16 @@ def test_any_other_render_mode_is_none_with_a_warning(kind, mode):
 @pytest.mark.parametrize("mode", ["human", "rgb_array", "hologram"])
 def test_gymnasium_makes_an_environment_with_any_render_mode(make, mode):
     make("TextGen-v0", render_mode=mode).reset()
+
+
+def test_joiners_do_not_break_a_text():
+    text = "\U0001f469\u200d\U0001f4bb"  # an emoji of two, joined
+    env = gym.make(
+        "TextGen-v0",
+        prompts=[text],
+        tokenizer=[text],
+        reward=lambda completions: [0.0] * len(completions),
+        render_mode="ansi",
+    )
+    env.reset()
+    assert text in env.render()

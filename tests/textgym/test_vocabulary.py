@@ -148,3 +148,16 @@ def test_a_saved_vocabulary_opens_as_the_same_one(tmp_path):
     assert (opened.size, opened.stop_ids) == (3, (2,))
     assert opened.encode("aab<eos>") == [0, 1, 2] and opened.decode([0, 1]) == "aab"
     assert Tokenizer.from_file(str(tmp_path / "tokenizer.json")).get_vocab() == {"a": 0, "ab": 1, "<eos>": 2}
+
+
+def test_the_stop_token_may_stand_in_the_special_tokens_map(make_folder):
+    folder = make_folder(special_tokens_map={"eos_token": "</s>"}, tokenizer_config={"bos_token": "<s>"})
+    assert Vocabulary.from_path(folder).stop_ids == (2,)
+
+
+def test_settings_of_a_folder_are_saved_again(make_folder, tmp_path_factory):
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "eos_token": "</s>", "chat_template": "x"}
+    saved = tmp_path_factory.mktemp("saved")
+    Vocabulary.from_path(make_folder(tokenizer_config=settings)).save(saved)
+    assert json.loads((saved / "tokenizer_config.json").read_text()) == settings
+    assert Vocabulary.from_path(saved).stop_ids == (2,)
