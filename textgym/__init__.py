@@ -8,9 +8,9 @@ import gymnasium as _gym
 
 from textgym import schemes
 from textgym.errors import NotBuiltError, RewardError
+from textgym.finish import FinishReason
 from textgym.tasks import TASKS, make_task
 from textgym.tasks.base import Task
-from textgym.transition import FinishReason
 from textgym.vocabulary import Vocabulary
 
 __all__ = ["TASKS", "FinishReason", "NotBuiltError", "RewardError", "Task", "Vocabulary", "make_task", "schemes"]

@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from textgym.problem import make_problem
-from textgym.rendering import RENDER_MODES, render_ansi, usable_render_mode
+from textgym.rendering import RENDER_MODES, HumanRenderer, render_ansi, render_rgb, usable_render_mode
 from textgym.starts import make_start
 from textgym.transition import Transition
 
@@ -46,7 +46,8 @@ class TextGenEnv(gym.Env[np.ndarray, np.int64]):
     one for each reward function; `valid` (bool).
 
     ## Arguments
-    The keywords of `textgym.problem.make_problem`, and `render_mode` (None or "ansi").
+    The keywords of `textgym.problem.make_problem`, and `render_mode` (None, "ansi", "human" or
+    "rgb_array").
 
     ## Version History
     * v0: the first version.
@@ -60,6 +61,7 @@ class TextGenEnv(gym.Env[np.ndarray, np.int64]):
         self.render_mode, warning = usable_render_mode(render_mode)
         if warning:
             warnings.warn(warning, UserWarning, stacklevel=2)
+        self._human = HumanRenderer() if self.render_mode == "human" else None
         self.vocabulary = self.problem.vocabulary
         self.optimum, self.uniform = self.problem.optimum, self.problem.uniform
         self.observation_space = observation_space(self.problem.max_length, self.vocabulary.size)
@@ -79,6 +81,7 @@ class TextGenEnv(gym.Env[np.ndarray, np.int64]):
         """
         super().reset(seed=None if seed is None else operator.index(seed))
         self._transition.start(_ROW, [make_start(self.problem, options, self.np_random)])
+        self._draw()
         return self._transition.tokens[0].copy(), self._info()
 
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
@@ -98,6 +101,7 @@ class TextGenEnv(gym.Env[np.ndarray, np.int64]):
         if not self._transition.running[0]:
             raise gym.error.ResetNeeded("no episode is running: call reset() before the first step and after an end")
         self._transition.step(np.array([action_id(action)]), _ROW)
+        self._draw()
         terminated = not bool(self._transition.running[0])
         return self._transition.tokens[0].copy(), float(self._transition.reward[0]), terminated, False, self._info()
 
@@ -105,9 +109,25 @@ class TextGenEnv(gym.Env[np.ndarray, np.int64]):
         """Which actions are legal now, bool [V]; all are, no task constrains them."""
         return np.ones(self.vocabulary.size, dtype=bool)
 
-    def render(self) -> str | None:
-        """The episode as text with `render_mode="ansi"`, None without a render mode."""
-        return render_ansi(self._transition, 0) if self.render_mode == "ansi" else None
+    def render(self) -> str | np.ndarray | None:
+        """The episode as it stands.
+
+        Returns:
+            With `render_mode="ansi"` a text, with "rgb_array" a picture uint8 [360, 640, 3]; None with "human", which
+            draws on standard output at every reset and step by itself, and without a render mode.
+
+        Raises:
+            ImportError: a picture is asked for and pillow is not installed.
+        """
+        if self.render_mode == "ansi":
+            return render_ansi(self._transition.view(0))
+        if self.render_mode == "rgb_array":
+            return render_rgb(self._transition.view(0))
+        return None
+
+    def _draw(self) -> None:
+        if self._human is not None:
+            self._human.show(self._transition.view(0))
 
     def _info(self) -> dict[str, Any]:
         # Plain Python numbers for scalars: Gymnasium batches them into the dtypes of the native vector environment.

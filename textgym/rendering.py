@@ -1,25 +1,16 @@
-"""Show an episode as text, with every control character visible as a code."""
+"""The render modes: as text ("ansi"), on a terminal as it goes ("human"), as a picture ("rgb_array").
 
-from textgym.escape import escape
-from textgym.transition import FinishReason, Transition
+Each draws a `View`, a plain value, with every control character visible as a code; how stands in a file for each mode.
+When to draw is left to the environments.
+"""
 
+from textgym.rendering_human import HumanRenderer
+from textgym.rendering_rgb import render_rgb
+from textgym.rendering_text import View, render_ansi
 
-def render_ansi(transition: Transition, row: int) -> str:
-    """The prompt, the completion and the state of a row, each text unbroken on lines of its own."""
-    prompt, completion = transition.text(row)
-    reason = FinishReason(int(transition.finish_reason[row]))
-    state = reason.name.lower().replace("_", " ")
-    tokens = transition.length[row] - transition.prompt_length[row]
-    return (
-        f"prompt: {escape(prompt, keep=_BLOCK)}\n"
-        f"completion: {escape(completion, keep=_BLOCK)}\n"
-        f"{state}, {tokens} tokens, reward {transition.reward[row]:g}, score {transition.score[row]:g}"
-    )
+__all__ = ["RENDER_MODES", "HumanRenderer", "View", "render_ansi", "render_rgb", "usable_render_mode"]
 
-
-# Line ends, tabs and joiners, which many scripts and emoji are made with, stay: a text is shown as it reads.
-_BLOCK = "\n\t\u200c\u200d"
-RENDER_MODES = ("ansi",)
+RENDER_MODES = ("ansi", "human", "rgb_array")
 
 
 def usable_render_mode(render_mode: str | None) -> tuple[str | None, str]:

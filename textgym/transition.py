@@ -6,27 +6,18 @@ is one process and not two. Autoreset, spaces and Gymnasium's conventions are le
 """
 
 from collections.abc import Sequence
-from enum import IntEnum
 from typing import Any
 
 import numpy as np
 
+from textgym.finish import FinishReason
 from textgym.problem import Problem
+from textgym.rendering import View
 from textgym.rewards import Scores, Texts
 from textgym.schemes import Payment
 from textgym.starts import Start
 
 MAX_CELLS = 2**31  # tokens of all histories together; an array of them then takes 16 GiB
-
-
-class FinishReason(IntEnum):
-    """How an episode ended."""
-
-    RUNNING = 0
-    STOP = 1  # a stop token, at the last allowed place too
-    LIMIT = 2  # the horizon
-    DEAD_END = 3  # no legal token was left
-    ILLEGAL_ACTION = 4  # an action that the mask forbids
 
 
 class Transition:
@@ -42,6 +33,7 @@ class Transition:
         scores: float64 [N, K], one a reward function; 0 before the end.
         scores_valid: bool [N, K], False before the end.
         reward: float64 [N], what the last step paid.
+        episode_return: float64 [N], what the episode has paid so far.
 
     Raises:
         ValueError: the histories would take more than `MAX_CELLS` tokens; nothing has been allocated then.
@@ -60,6 +52,7 @@ class Transition:
         self.scores = np.zeros((num_rows, functions))
         self.scores_valid = np.zeros((num_rows, functions), dtype=bool)
         self.reward = np.zeros(num_rows)
+        self.episode_return = np.zeros(num_rows)
         self._prefix_score = np.zeros(num_rows)  # f(text so far), where the scheme asks for it
         self._prompts: list[str] = [""] * num_rows
         self._columns: list[dict[str, Any]] = [{} for _ in range(num_rows)]
@@ -81,7 +74,8 @@ class Transition:
             self.prompt_length[row], self.length[row] = prompt_length, length
             self._prompts[row], self._columns[row] = prompt.text, prompt.columns
         self.finish_reason[rows] = FinishReason.RUNNING
-        self.reward[rows] = self.score[rows] = self.scores[rows] = self._prefix_score[rows] = 0.0
+        self.reward[rows] = self.episode_return[rows] = 0.0
+        self.score[rows] = self.scores[rows] = self._prefix_score[rows] = 0.0
         self.scores_valid[rows] = False
         if self.problem.scheme.scores_prefixes:
             begun = rows[self.length[rows] > self.prompt_length[rows]]
@@ -132,6 +126,19 @@ class Transition:
         texts = self._texts(np.array([row]))
         return texts.prompts[0], texts.completions[0]
 
+    def view(self, row: int) -> View:
+        """What there is to see of a row, finished or not."""
+        prompt, completion = self.text(row)
+        return View(
+            prompt=prompt,
+            completion=completion,
+            finish_reason=int(self.finish_reason[row]),
+            num_tokens=int(self.length[row] - self.prompt_length[row]),
+            reward=float(self.reward[row]),
+            episode_return=float(self.episode_return[row]),
+            score=float(self.score[row]),
+        )
+
     def _check(self, chosen: np.ndarray, rows: np.ndarray) -> None:
         size = self.problem.vocabulary.size
         outside = (chosen < 0) | (chosen >= size)
@@ -152,6 +159,7 @@ class Transition:
             score[where] = result.score
         reward = scheme.pay(Payment(self._prefix_score[rows], score, ended))
         self.reward[rows] = reward
+        self.episode_return[rows] += reward
         if ended.any():
             done, of_scored = rows[ended], ended[where]
             self.score[done] = result.score[of_scored]

@@ -16,7 +16,7 @@ from gymnasium.vector.utils import batch_space
 
 from textgym.env import observation_space
 from textgym.problem import Problem, make_problem
-from textgym.rendering import RENDER_MODES, render_ansi, usable_render_mode
+from textgym.rendering import RENDER_MODES, HumanRenderer, render_ansi, render_rgb, usable_render_mode
 from textgym.starts import make_start, row_options
 from textgym.transition import Transition
 
@@ -29,7 +29,7 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         autoreset_mode: Gymnasium's `AutoresetMode` or its value. In DISABLED an ended row is frozen until
             `reset(options={"reset_mask": mask})`: it keeps observation, flags and info, pays 0 and ignores its action.
         max_episode_steps: refused; the horizon is `max_new_tokens`.
-        render_mode: None or "ansi".
+        render_mode: None, "ansi", "human" or "rgb_array".
         problem: a problem that is built already, instead of keywords.
         **keywords: those of `textgym.problem.make_problem`.
 
@@ -66,6 +66,7 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self.render_mode, warning = usable_render_mode(render_mode)
         if warning:
             warnings.warn(warning, UserWarning, stacklevel=2)
+        self._human = HumanRenderer() if self.render_mode == "human" else None
         self.num_envs = operator.index(num_envs)
         self._transition = Transition(self.problem, self.num_envs)  # before the spaces: it refuses an absurd length
         self.vocabulary = self.problem.vocabulary
@@ -125,6 +126,9 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         if self.autoreset_mode is not AutoresetMode.DISABLED:
             self._terminated = np.zeros(self.num_envs, dtype=bool)
         self._terminated[stepping] = ~self._transition.running[stepping]
+        if self._human is not None:  # before a row restarts
+            ended = stepping[self._terminated[stepping]]
+            self._human.show_rows({int(row): self._transition.view(row) for row in ended})
         rewards, terminated = self._transition.reward.copy(), self._terminated.copy()
         final = self._finish_same_step() if self.autoreset_mode is AutoresetMode.SAME_STEP else {}
         infos = {**final, **self._infos(np.arange(self.num_envs))}
@@ -134,11 +138,22 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         """Which actions are legal now, bool [N, V]; all are, no task constrains them."""
         return np.ones((self.num_envs, self.vocabulary.size), dtype=bool)
 
-    def render(self) -> tuple[str, ...] | None:
-        """Each row's episode as text with `render_mode="ansi"`, None without a render mode."""
-        if self.render_mode != "ansi":
-            return None
-        return tuple(render_ansi(self._transition, row) for row in range(self.num_envs))
+    def render(self) -> tuple[str, ...] | tuple[np.ndarray, ...] | None:
+        """Each row's episode as it stands.
+
+        Returns:
+            With `render_mode="ansi"` N texts, with "rgb_array" N pictures uint8 [360, 640, 3]; None with "human", which
+            prints a line for each episode that ends by itself, and without a render mode.
+
+        Raises:
+            ImportError: pictures are asked for and pillow is not installed.
+        """
+        views = (self._transition.view(row) for row in range(self.num_envs))
+        if self.render_mode == "ansi":
+            return tuple(map(render_ansi, views))
+        if self.render_mode == "rgb_array":
+            return tuple(map(render_rgb, views))
+        return None
 
     @property
     def any_running(self) -> bool:

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 
 import textgym
+from textgym.finish import FinishReason
 from textgym.problem import make_problem
 from textgym.starts import Start
-from textgym.transition import FinishReason, Transition
+from textgym.transition import Transition
 
 SCORE = {"": 0.1, "a": 0.2, "b": 0.3, "aa": 0.4, "ab": 0.5, "ba": 0.6, "bb": 0.7}
 A, B, STOP, PAD = 0, 1, 2, 3
