@@ -39,7 +39,7 @@ class HumanRenderer:
         """Draw what is new of an episode; a new episode, or text that a decoder changed, starts on a new line."""
         if view == self._last:
             return
-        completion = _settled(view)
+        completion = self._settled(view)
         if not (self._continues(view) and completion.startswith(self._written)):
             self._begin(view)
         self._write((escape(completion[len(self._written) :], keep=BLOCK), "bold"))
@@ -63,6 +63,15 @@ class HumanRenderer:
             return False
         return view.prompt == last.prompt and view.num_tokens >= last.num_tokens
 
+    def _settled(self, view: View) -> str:
+        """The completion, but while it runs without the bytes at its end that are no character yet."""
+        if view.finish_reason or not view.completion.endswith("\ufffd"):
+            return view.completion
+        whole = view.completion.rstrip("\ufffd")
+        # Some decoders take back a whole run of bytes, characters among them, until its last character is complete.
+        waits = self._continues(view) and self._written.startswith(whole)
+        return self._written if waits else whole
+
     def _begin(self, view: View) -> None:
         self._write(("\n" if self._line_is_open else "", ""), (escape(view.prompt, keep=BLOCK), "dim"))
         self._written, self._line_is_open = "", True
@@ -82,11 +91,6 @@ class HumanRenderer:
         except BrokenPipeError:
             self._has_reader = False
             _discard(file)
-
-
-def _settled(view: View) -> str:
-    """The completion without the bytes at its end that are no character yet; all of it once the episode has ended."""
-    return view.completion if view.finish_reason else view.completion.rstrip("\ufffd")
 
 
 def _cut(text: str) -> str:

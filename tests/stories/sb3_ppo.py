@@ -14,7 +14,7 @@ class Embedding(BaseFeaturesExtractor):  # tokens are names, not quantities: loo
         return self.table(observations.long()).flatten(start_dim=1)
 
 
-env = make_vec_env("textgym:TextGen-v0", n_envs=16, seed=0, env_kwargs={"render_mode": None})
+env = make_vec_env("textgym:TextGen-v0", n_envs=16, seed=0)
 agent = PPO("MlpPolicy", env, n_steps=64, policy_kwargs={"features_extractor_class": Embedding}, seed=0, device="cpu")
 agent.learn(total_timesteps=30_000)
 print(evaluate_policy(agent, env, n_eval_episodes=200, deterministic=False)[0])
