@@ -175,6 +175,7 @@ def run(row: Row) -> RunResult:
         FloatingPointError: the training diverged.
     """
     task = make_task(row.task, row.level)
+    normalize(0.0, task)  # a task whose returns are not known is refused before the training
     reward = CountingReward(task.reward)
     learner = make_learner(row, reward)
     updates: list[tuple[int, float]] = []
@@ -216,9 +217,14 @@ def evaluate(policy: Actor, row: Row) -> float:
 def normalize(score: float, task: Task) -> float:
     """(J - J(uniform)) / (J* - J(uniform)) of a score J on a task.
 
+    Raises:
+        ValueError: the task does not say what its optimum and J(uniform) are.
+
     >>> normalize(0.75, make_task("bandit"))
     0.5
     """
+    if task.optimum is None or task.uniform is None:
+        raise ValueError(f"task {task.name!r} has no known optimum and uniform, which a normalized score needs")
     return (score - task.uniform) / (task.optimum - task.uniform)
 
 

@@ -9,11 +9,22 @@ import gymnasium as _gym
 from textgym import schemes
 from textgym.errors import NotBuiltError, RewardError
 from textgym.finish import FinishReason
-from textgym.tasks import TASKS, make_task
-from textgym.tasks.base import Task
+from textgym.tasks import TASKS, make_task, register_task
+from textgym.tasks.base import Task, TaskFamily
 from textgym.vocabulary import Vocabulary
 
-__all__ = ["TASKS", "FinishReason", "NotBuiltError", "RewardError", "Task", "Vocabulary", "make_task", "schemes"]
+__all__ = [
+    "TASKS",
+    "FinishReason",
+    "NotBuiltError",
+    "RewardError",
+    "Task",
+    "TaskFamily",
+    "Vocabulary",
+    "make_task",
+    "register_task",
+    "schemes",
+]
 __version__ = "0.1.0"
 
 # Strings, so that making the one environment never imports the other; no max_episode_steps, for TimeLimit would end an

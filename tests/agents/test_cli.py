@@ -84,7 +84,10 @@ def test_every_advanced_flag_is_read(tmp_path):
         (["sample"], "'sample' is not built yet"),
         (["train", "--algoritm", "rloo"], "--algorithm"),
         (["train", "--group-size", "two"], "--group-size"),
-        (["train", "--task", "sotr"], "unknown task 'sotr' bandit, reverse, sort Did you mean 'sort'"),
+        (
+            ["train", "--task", "sotr"],
+            "unknown task 'sotr' addition, bandit, palindrome, reverse, sort Did you mean 'sort'",
+        ),
         (["train", "--level", "9"], "level=9 1, 2, 3, 4"),
         (["train", "--scheme", "potential"], "'potential' is not built yet"),
         (["train", "--algorithm", "ppo"], "'ppo' is not built yet rloo"),

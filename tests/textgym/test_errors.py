@@ -33,7 +33,7 @@ def draws(completions, rng):
 
 
 KEYWORDS = [
-    (dict(task="sotr"), ValueError, ["task", "'sotr'", "bandit, reverse, sort", "Did you mean 'sort'"]),
+    (dict(task="sotr"), ValueError, ["task", "'sotr'", "palindrome, reverse, sort", "Did you mean 'sort'"]),
     (dict(task=3), TypeError, ["task", "3", "int", "sort"]),
     (dict(level=9), ValueError, ["level=9", "'sort'", SORT_LEVELS]),
     (dict(level=0), ValueError, ["level=0", SORT_LEVELS]),

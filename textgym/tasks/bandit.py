@@ -3,7 +3,10 @@
 Diagnoses baselines: nothing but the comparison of arms is left.
 """
 
-from textgym.tasks.base import ALPHABET, Task
+from textgym.tasks.base import Task
+from textgym.tasks.pieces import ALPHABET
+
+DESCRIPTION = "the best of n arms; baselines"
 
 # level: number of arms
 LEVELS = {1: 3, 2: 10, 3: 32}
@@ -25,6 +28,10 @@ class ArmTable:
         """Score n completions of at least one symbol."""
         return [self.table[completion[0]] for completion in completions]
 
+    def best_arm(self, prompt: str) -> str:
+        """The arm that pays most, whatever the prompt."""
+        return max(self.table, key=self.table.__getitem__)
+
 
 def make(level: int) -> Task:
     """The task at a level: n arms that pay 0, 1/(n-1), ..., 1.
@@ -34,6 +41,7 @@ def make(level: int) -> Task:
     arms = LEVELS[level]
     # The best arm stands in the middle: neither the first nor the last id, which a bug would favour, wins.
     table = {ALPHABET[arm]: (arm + arms // 2) % arms / (arms - 1) for arm in range(arms)}
+    reward = ArmTable(table)
     return Task(
         name="bandit",
         level=level,
@@ -41,7 +49,8 @@ def make(level: int) -> Task:
         prompts=[""],
         max_prompt_tokens=0,
         max_new_tokens=1,
-        reward=ArmTable(table),
+        reward=reward,
         optimum=1.0,
         uniform=0.5,
+        solution=reward.best_arm,
     )

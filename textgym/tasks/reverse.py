@@ -3,10 +3,22 @@
 Diagnoses the use of context: the right token is a copy of one symbol, at a distance that shrinks at every step.
 """
 
-from textgym.tasks.base import ALPHABET, EveryString, Task, share_of_right_tokens
+from textgym.tasks.base import Task
+from textgym.tasks.pieces import ALPHABET, EveryString, share_of_right_tokens
+
+DESCRIPTION = "the prompt backwards; context"
 
 # level: (symbols, length)
 LEVELS = {1: (4, 4), 2: (8, 6), 3: (12, 10), 4: (16, 12)}
+
+
+def backwards(prompt: str) -> str:
+    """The prompt from its end to its beginning.
+
+    >>> backwards("3120")
+    '0213'
+    """
+    return prompt[::-1]
 
 
 def reversed_share(prompts: list[str], completions: list[str]) -> list[float]:
@@ -16,7 +28,8 @@ def reversed_share(prompts: list[str], completions: list[str]) -> list[float]:
     [0.75]
     """
     return [
-        share_of_right_tokens(completion, prompt[::-1]) for prompt, completion in zip(prompts, completions, strict=True)
+        share_of_right_tokens(completion, backwards(prompt))
+        for prompt, completion in zip(prompts, completions, strict=True)
     ]
 
 
@@ -37,4 +50,5 @@ def make(level: int) -> Task:
         reward=reversed_share,
         optimum=1.0,
         uniform=1.0 / symbols,
+        solution=backwards,
     )

@@ -3,10 +3,22 @@
 Diagnoses conditional computation: the right token depends on the whole prompt and on the position.
 """
 
-from textgym.tasks.base import ALPHABET, EveryString, Task, share_of_right_tokens
+from textgym.tasks.base import Task
+from textgym.tasks.pieces import ALPHABET, EveryString, share_of_right_tokens
+
+DESCRIPTION = "the prompt in order; conditional computation"
 
 # level: (symbols, length)
 LEVELS = {1: (8, 4), 2: (8, 6), 3: (10, 8), 4: (10, 10)}
+
+
+def in_order(prompt: str) -> str:
+    """The symbols of the prompt in ascending order.
+
+    >>> in_order("3120")
+    '0123'
+    """
+    return "".join(sorted(prompt))
 
 
 def sorted_share(prompts: list[str], completions: list[str]) -> list[float]:
@@ -16,7 +28,7 @@ def sorted_share(prompts: list[str], completions: list[str]) -> list[float]:
     [0.75]
     """
     return [
-        share_of_right_tokens(completion, "".join(sorted(prompt)))
+        share_of_right_tokens(completion, in_order(prompt))
         for prompt, completion in zip(prompts, completions, strict=True)
     ]
 
@@ -38,4 +50,5 @@ def make(level: int) -> Task:
         reward=sorted_share,
         optimum=1.0,
         uniform=1.0 / symbols,
+        solution=in_order,
     )
