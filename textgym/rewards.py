@@ -1,266 +1,220 @@
-"""Score whole texts with a user's function, and refuse anything that is not one finite number per text.
+"""Score whole texts with users' functions, and refuse anything that is not one finite number per text.
 
 The call is TRL's: by keyword, batched, `f(prompts=, completions=, completion_ids=, **columns)`. When and how a score is
 paid along the trajectory is the scheme's business, not this module's.
 """
 
-import copy
-import importlib
-import importlib.util
-import inspect
-import math
-import numbers
-import sys
-from collections import UserString
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import islice
-from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from textgym.errors import NotBuiltError, RewardError, did_you_mean
-from textgym.escape import escape, excerpt, shown, told, type_name
+from textgym.errors import RewardError, unknown
+from textgym.escape import excerpt, shown, type_name
+from textgym.reward_cache import cached
+from textgym.reward_calls import Outcome, Pending, discard
+from textgym.reward_functions import Function, await_all
+from textgym.reward_signatures import own_name
+from textgym.reward_sources import Named, named_functions
+from textgym.reward_texts import GeneratorStates, Scores, Texts, generator_states, put_back
+from textgym.reward_values import Entry, Refused, TimedOut, finite_number, read
 
-_CONSTANT = frozenset({str, int, float, bool, type(None)})  # values of these types cannot be changed in place
+__all__ = ["Reward", "Scores", "Texts", "cached", "load_reward"]
 
-
-class Texts(NamedTuple):
-    """What a reward function sees: n texts."""
-
-    prompts: list[str]
-    completions: list[str]  # without the stop token
-    completion_ids: list[list[int]]  # the stop token included
-    columns: dict[str, list[Any]]  # n values each
-
-    def keywords(self, accepted: Collection[str] | None = None) -> dict[str, list[Any]]:
-        """The keyword arguments of a call, all or the accepted ones.
-
-        The function may change what it gets: rows and calls share no value of a column that can be changed in place.
-        """
-        texts: dict[str, list[Any]] = {
-            "prompts": list(self.prompts),
-            "completions": list(self.completions),
-            "completion_ids": [list(ids) for ids in self.completion_ids],
-        }
-        columns = {
-            name: [value if type(value) in _CONSTANT else _own_copy(value) for value in values]
-            for name, values in self.columns.items()
-            if accepted is None or name in accepted
-        }
-        return {name: values for name, values in texts.items() if accepted is None or name in accepted} | columns
-
-
-class Scores(NamedTuple):
-    """What K reward functions said of n texts."""
-
-    score: np.ndarray  # float64 [n], the weighted sum
-    scores: np.ndarray  # float64 [n, K], one a function
-    valid: np.ndarray  # bool [n, K], False where a function returned None
+_ON_ERROR = ("raise", "drop")
+_ALL_NONE = "returned None, and no other function scores this completion"
 
 
 class Reward:
-    """A reward function with its call contract checked.
+    """One or several reward functions with their call contract checked.
+
+    Each is called by keyword once for all texts that must be scored, and returns one number or None per completion, or
+    an awaitable of that; awaitables of one call are awaited side by side.
 
     Args:
-        function: called by keyword once for all texts that must be scored; returns one number per completion.
-        name: what errors and metrics call it; the function's own name by default.
+        function: a function, or several as `named_functions` gives them.
+        name: what errors and metrics call a single function; its own name by default.
+        timeout: seconds that a call of a function may take; None for any time.
+        on_error: "raise", or "drop" the texts that a function fails on.
+        isolate: call each function in a subprocess of its own.
+        what: what errors call a function.
 
     Attributes:
         names: the name of each function, K of them.
+        weights: the weight of each function's number in the score.
+        num_dropped: texts dropped so far.
+
+    Raises:
+        TypeError, ValueError: a setting that is malformed, or a function that cannot be isolated.
     """
 
-    def __init__(self, function: Callable[..., Any], name: str | None = None) -> None:
-        self.function = function
-        self.name = escape(name or str(getattr(function, "__name__", type(function).__name__)))
-        self.names = (self.name,)
-        self._accepted = _accepted_keywords(function, self.name)
+    def __init__(
+        self,
+        function: Callable[..., Any] | Sequence[Named],
+        name: str | None = None,
+        *,
+        timeout: float | None = None,
+        on_error: str = "raise",
+        isolate: bool = False,
+        what: str = "reward function",
+    ) -> None:
+        if on_error not in _ON_ERROR:
+            raise ValueError(unknown("on_reward_error", on_error, _ON_ERROR))
+        if not isinstance(isolate, bool):
+            raise TypeError(f"isolate_reward is {shown(isolate)} of type {type_name(isolate)}; give True or False")
+        several = [Named(name or own_name(function), function)] if callable(function) else function
+        self._functions = [Function(named, _seconds(timeout), isolate) for named in several]
+        self._drops, self._what = on_error == "drop", what
+        self._draws = any(function.draws for function in self._functions)
+        self.names = tuple(function.name for function in self._functions)
+        self.weights = tuple(named.weight for named in several)
+        self.num_dropped = 0
 
     def __call__(self, texts: Texts) -> Scores:
         """Score n texts.
 
         Raises:
-            RewardError: the function raised, or returned a wrong count, a wrong type, None, NaN or an infinity.
+            RewardError: a function raised or overran, or returned a wrong count, a wrong type, NaN or an infinity, or
+                all returned None. The generators are as before.
         """
+        states = generator_states(texts) if self._draws else []
         try:
-            returned = self.function(**texts.keywords(self._accepted))
-        except (Exception, SystemExit) as error:
-            raise RewardError(self._about(texts, 0, f"raised {told(error)}")) from error
-        score = self._numbers(returned, texts)
-        return Scores(score, score[:, None].copy(), np.ones((len(score), 1), dtype=bool))
+            return self._scores(texts, self._run([(function, texts) for function in self._functions]))
+        except BaseException:
+            put_back(states)
+            raise
 
-    def _numbers(self, returned: Any, texts: Texts) -> np.ndarray:
-        """The returned numbers, float64 [n]; whatever reading them raises is the function's failure."""
-        score, row = np.zeros(len(texts.completions)), 0
+    def _run(self, calls: Sequence[tuple[Function, Texts]]) -> list[list[Entry]]:
+        """What each call says of each of its texts. Awaitables wait for all calls to begin."""
+        begun: list[list[Entry] | Pending] = []
         try:
-            for row, value in enumerate(_values(returned, len(score))):  # noqa: B007, the error names the row
-                score[row] = _number(value)
-        except _RefusedValue as error:
-            raise RewardError(self._about(texts, row, str(error))) from None
-        except (Exception, SystemExit) as error:
-            problem = f"returned what cannot be read as a number per completion: {told(error)}"
-            raise RewardError(self._about(texts, row, problem)) from error
+            for function, texts in calls:
+                begun.append(self._begin(function, texts))
+        except BaseException:
+            for pending in begun:
+                if isinstance(pending, Pending):
+                    discard(pending)
+            raise
+        waiting = {place: one for place, one in enumerate(begun) if isinstance(one, Pending)}
+        finished = {
+            place: self._entries(*calls[place], outcome)
+            for place, outcome in zip(waiting, await_all(list(waiting.values()), not self._drops), strict=True)
+            if outcome is not None  # None: cancelled since another failed, which raises here
+        }
+        return [finished[place] if isinstance(one, Pending) else one for place, one in enumerate(begun)]
+
+    def _begin(self, function: Function, texts: Texts) -> list[Entry] | Pending:
+        """Call a function; one that draws is awaited at once, so that draws have an order."""
+        states = generator_states(texts) if function.draws else []
+        begun = function.begin(texts)
+        if isinstance(begun, Pending):
+            if not function.draws:
+                return begun
+            [finished] = await_all([begun])
+            assert finished is not None
+            begun = finished
+        return self._entries(function, texts, begun, states)
+
+    def _entries(self, function: Function, texts: Texts, outcome: Outcome, states: GeneratorStates = ()) -> list[Entry]:
+        """What a call says of each text; the generators' states are put back where it failed as a whole."""
+        count, failure = len(texts.completions), outcome.failure
+        if failure is None:
+            try:
+                return read(outcome.value, count)
+            except Refused as refused:
+                failure = refused
+        put_back(states)
+        if not self._drops:
+            raise self._error([function.name], texts, failure.row, failure) from failure.__cause__
+        if count == 1 or isinstance(failure, TimedOut):  # tried one by one, it would take the time limit each time
+            return [failure] * count
+        return [entry for [entry] in self._run([(function, texts.only(row)) for row in range(count)])]
+
+    def _scores(self, texts: Texts, entries: list[list[Entry]]) -> Scores:
+        """The numbers of K functions for n texts, from K lists of n entries."""
+        scores = np.zeros((len(texts.completions), len(entries)))
+        valid = np.zeros(scores.shape, dtype=bool)
+        refused: dict[int, tuple[Sequence[str], Refused]] = {}  # the first of each row
+        for place, column in enumerate(entries):
+            for row, entry in enumerate(column):
+                if isinstance(entry, Refused):
+                    refused.setdefault(row, ([self.names[place]], entry))
+                elif entry is not None:
+                    scores[row, place], valid[row, place] = entry, True
+        score = self._weighted_sum(scores)
+        for row in np.flatnonzero(~valid.any(axis=1) | ~np.isfinite(score)).tolist():
+            problem = f"added up to {score[row]}; lower the weights" if valid[row].any() else _ALL_NONE
+            refused.setdefault(row, (self.names, Refused(problem)))
+        kept = np.ones(len(score), dtype=bool)
+        if refused:
+            kept[list(refused)] = False
+            self._drop_or_raise(texts, refused)
+            score[~kept], scores[~kept], valid[~kept] = 0.0, 0.0, False
+        return Scores(score, scores, valid, kept)
+
+    def _weighted_sum(self, scores: np.ndarray) -> np.ndarray:
+        """Float64 [n] of [n, K]; term by term, so that a row's sum does not depend on the other rows."""
+        score = np.zeros(len(scores))
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused with the row's texts
+            for place, weight in enumerate(self.weights):
+                score += weight * scores[:, place]
         return score
 
-    def _about(self, texts: Texts, row: int, problem: str) -> str:
-        others = f" (completion {row} of {len(texts.completions)} in this call)" if len(texts.completions) > 1 else ""
-        return (
-            f"reward function '{self.name}' {problem}{others}\n"
+    def _drop_or_raise(self, texts: Texts, refused: dict[int, tuple[Sequence[str], Refused]]) -> None:
+        """Count the dropped rows and warn of the first one, or raise."""
+        row = min(refused)
+        names, failure = refused[row]
+        error = self._error(names, texts, row, failure)
+        if not self._drops:
+            raise error from failure.__cause__
+        self.num_dropped += len(refused)
+        if self.num_dropped == len(refused):
+            note = "the episode is dropped, since on_reward_error='drop'; later ones are dropped without a warning"
+            warnings.warn(f"{error}\n  {note}", UserWarning, stacklevel=4)
+
+    def _error(self, names: Sequence[str], texts: Texts, row: int, failure: Refused) -> RewardError:
+        listed = ", ".join(f"'{name}'" for name in names)
+        count = len(texts.completions)
+        place = f" (completion {row} of {count} in this call)" if count > 1 else ""
+        return RewardError(
+            f"{self._what}{'s' if len(names) > 1 else ''} {listed} {failure}{place}\n"
             f"  prompt: {excerpt(texts.prompts[row])}\n"
             f"  completion: {excerpt(texts.completions[row])}"
         )
 
 
-class _RefusedValue(ValueError):
-    """What a reward function returned is not one finite number per completion."""
+def load_reward(
+    reward: Any,
+    *,
+    timeout: float | None = None,
+    on_error: str = "raise",
+    isolate: bool = False,
+    what: str = "reward function",
+) -> Reward:
+    """The reward that the keyword `reward` describes.
 
-
-def _values(returned: Any, count: int) -> list[Any]:
-    """The `count` values of a list, another sequence or a one-dimensional array; a set or a view has no order."""
-    if inspect.isawaitable(returned):
-        if inspect.iscoroutine(returned):
-            returned.close()
-        raise _RefusedValue("returned an awaitable; async reward functions are not built yet")
-    is_text = isinstance(returned, str | bytes | bytearray | memoryview | UserString)
-    is_list = isinstance(returned, Sequence) or getattr(returned, "ndim", None) == 1  # an array, a torch tensor
-    if is_text or not is_list or isinstance(returned, np.ma.MaskedArray):
-        raise _RefusedValue(f"returned {shown(returned)} of type {type_name(returned)}; return a list of floats")
-    values = list(islice(returned, count)) if len(returned) == count else []
-    if len(values) != count:
-        raise _RefusedValue(f"returned {len(returned)} values for {count} completions; return one for each")
-    return values
-
-
-def _number(value: Any) -> float:
-    """A finite float of a returned number or an array without dimensions."""
-    if value is None:
-        raise _RefusedValue("returned None, and no other function scores this completion")
-    number = value
-    if isinstance(value, np.ndarray):
-        number = value[()] if value.ndim == 0 and not isinstance(value, np.ma.MaskedArray) else None
-    elif not isinstance(value, numbers.Real) and getattr(value, "ndim", None) == 0 and hasattr(value, "item"):
-        number = value.item()  # a torch tensor
-    if not isinstance(number, numbers.Real | np.bool_) or isinstance(number, np.timedelta64):
-        raise _RefusedValue(f"returned {shown(value)} of type {type_name(value)}; return a float")
-    number = float(number)
-    if not math.isfinite(number):
-        raise _RefusedValue(f"returned {number}; return a finite number")
-    return number
-
-
-def load_reward(reward: Any) -> Reward:
-    """The reward that the keyword `reward` describes: a callable, "module:function" or "file.py:function".
+    Args:
+        reward: a function, "module:function", "file.py:function", a list of those, or a dict of name to one of those or
+            to (one of those, weight).
+        timeout: seconds that a call of a function may take; None for any time.
+        on_error: "raise", or "drop" the texts that a function fails on.
+        isolate: call each function in a subprocess of its own.
+        what: what errors call a function; its first word is what they call the keyword.
 
     Raises:
-        FileNotFoundError, ImportError, AttributeError, TypeError, ValueError: it cannot be found or called.
+        FileNotFoundError, ImportError, AttributeError, TypeError, ValueError: a function cannot be found, called or
+            isolated, or a name, a weight or a setting is malformed.
     """
-    if isinstance(reward, str):
-        return Reward(_import_function(reward))
-    if isinstance(reward, list | tuple | dict):
-        raise NotBuiltError("several reward functions are not built yet; give one function that adds them up")
-    if not callable(reward):
-        raise TypeError(
-            f"reward is {shown(reward)} of type {type_name(reward)}; give a function, 'module:function' or "
-            "'file.py:function'"
-        )
-    return Reward(reward)
+    functions = named_functions(reward, what.split()[0])
+    return Reward(functions, timeout=timeout, on_error=on_error, isolate=isolate, what=what)
 
 
-def _own_copy(value: Any) -> Any:
-    """A deep copy; the value itself where Python cannot copy it, a lock or an open connection."""
-    try:
-        return copy.deepcopy(value)
-    except Exception:
-        return value
-
-
-def _accepted_keywords(function: Callable[..., Any], name: str) -> frozenset[str] | None:
-    """The keywords that a function names; None where it takes any."""
-    try:
-        parameters = inspect.signature(function).parameters.values()
-    except (TypeError, ValueError):  # some builtins have no signature
+def _seconds(timeout: Any) -> float | None:
+    if timeout is None:
         return None
-    if any(parameter.name == "rng" for parameter in parameters):
-        raise NotBuiltError(f"reward function '{name}' names a parameter 'rng', which is not built yet; remove it")
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return frozenset(
-        parameter.name
-        for parameter in parameters
-        if parameter.kind in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY)
-    )
-
-
-def _import_function(place: str) -> Callable[..., Any]:
-    source, colon, name = place.rpartition(":")
-    if not colon or not source or not name:
-        raise ValueError(f"reward {place!r} is not a place; write 'module:function' or 'file.py:function'")
-    module = _import_file(Path(source)) if source.endswith(".py") else _import_module(source)
-    function = getattr(module, name, None)
-    if function is None:
-        raise AttributeError(f"reward {place!r}: {source!r} has no {name!r}.{did_you_mean(name, vars(module))}")
-    if not callable(function):
-        raise TypeError(f"reward {place!r} is of type {type_name(function)}; name a function")
-    return function
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise FileNotFoundError(f"reward: there is no file {str(path)!r}")
-    name = f"textgym_reward_{path.stem}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    before = sys.modules.get(name)
-    sys.modules[name] = module  # dataclasses and typing look their module up there
-    try:
-        with _on_path(path.resolve().parent):  # where Python looks for the neighbours of a script
-            spec.loader.exec_module(module)
-    except BaseException as error:
-        sys.modules.pop(name, None)  # half made
-        if before is not None:
-            sys.modules[name] = before
-        if isinstance(error, Exception | SystemExit):
-            raise ImportError(f"reward file {str(path)!r} {_why_not_imported(error)}") from error
-        raise
-    return module
-
-
-def _import_module(name: str) -> ModuleType:
-    if name.startswith("."):
-        raise ValueError(
-            f"reward module {name!r} is a relative name; write the full one, 'package.module:function', or "
-            "'file.py:function'"
-        )
-    try:
-        with _on_path(Path.cwd()):  # a console script, unlike `python`, does not have it there
-            return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # importlib itself takes a half-made module away
-        if isinstance(error, ModuleNotFoundError) and f"{name}.".startswith(f"{error.name}."):
-            raise ImportError(
-                f"reward module {name!r} is not found ({told(error)}); for a file, write {name + '.py:...'!r}"
-            ) from error
-        raise ImportError(f"reward module {name!r} {_why_not_imported(error)}") from error
-
-
-def _why_not_imported(error: BaseException) -> str:
-    if isinstance(error, ModuleNotFoundError):
-        return f"imports a module that is not found ({told(error)}); install it, or put it next to the file"
-    if isinstance(error, SystemExit):
-        return f"raised {told(error)} while it was imported; keep what ends the process out of an imported module"
-    return f"raised {told(error)} while it was imported"
-
-
-@contextmanager
-def _on_path(folder: Path) -> Iterator[None]:
-    """Modules of the folder can be imported, before any others."""
-    importlib.invalidate_caches()  # a file may have been written just now
-    entry = str(folder)
-    sys.path.insert(0, entry)
-    try:
-        yield
-    finally:
-        if entry in sys.path:  # the module may have changed the path itself
-            sys.path.remove(entry)
+    seconds = finite_number(timeout, "reward_timeout (None for any time)")
+    if seconds <= 0:
+        raise ValueError(f"reward_timeout={seconds:g}; give more than 0 seconds, or None for any time")
+    return min(seconds, threading.TIMEOUT_MAX / 2)

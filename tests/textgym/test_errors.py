@@ -28,10 +28,6 @@ def own(**keywords: Any) -> dict[str, Any]:
     return OWN | {"max_new_tokens": 3} | keywords
 
 
-def draws(completions, rng):
-    return [0.0] * len(completions)
-
-
 KEYWORDS = [
     (dict(task="sotr"), ValueError, ["task", "'sotr'", "palindrome, reverse, sort", "Did you mean 'sort'"]),
     (dict(task=3), TypeError, ["task", "3", "int", "sort"]),
@@ -91,6 +87,23 @@ KEYWORDS = [
     (own(prompts="surrogate.jsonl"), ValueError, ["surrogate.jsonl line 2", r"'\ud800'", "lone surrogate"]),
     (own(prompts="long.jsonl", max_prompt_tokens=2), ValueError, ["long.jsonl line 3", "3 tokens", "'aba'", "Shorten"]),
     (dict(reward=5), TypeError, ["reward", "5", "int", "function"]),
+    (dict(reward=[]), ValueError, ["reward", "empty", "at least one"]),
+    (dict(reward={}), ValueError, ["reward", "empty", "at least one"]),
+    (dict(reward=[len, 5]), TypeError, ["reward[1]", "5", "int", "function", "dict"]),
+    (dict(reward=[len, (len, 2.0)]), TypeError, ["reward[1]", "tuple", "weights", "(function, weight)"]),
+    (dict(reward=[len, "absent.py:score"]), FileNotFoundError, ["reward", "'absent.py'"]),
+    (dict(reward={"a": 5}), TypeError, ["reward['a']", "5", "int", "function"]),
+    (dict(reward={"a": (5, 1.0)}), TypeError, ["reward['a'][0]", "5", "int", "function"]),
+    (dict(reward={"a": (len, 1.0, 2.0)}), ValueError, ["reward['a']", "3 parts", "(function, weight)"]),
+    (dict(reward={"a": ()}), ValueError, ["reward['a']", "0 parts", "(function, weight)"]),
+    (dict(reward={"a": (len, "1")}), TypeError, ["weight", "reward['a']", "'1'", "str", "finite number"]),
+    (dict(reward={"a": (len, True)}), TypeError, ["weight", "reward['a']", "True", "bool", "finite number"]),
+    (dict(reward={"a": (len, None)}), TypeError, ["weight", "reward['a']", "None", "finite number"]),
+    (dict(reward={"a": (len, float("nan"))}), ValueError, ["weight", "reward['a']", "nan", "finite number"]),
+    (dict(reward={"a": (len, -float("inf"))}), ValueError, ["weight", "reward['a']", "-inf", "finite number"]),
+    (dict(reward={"a": (len, 10**400)}), ValueError, ["weight", "reward['a']", "finite number"]),
+    (dict(reward={3: len}), TypeError, ["reward", "3", "int", "str"]),
+    (dict(reward={"": len}), TypeError, ["reward", "''", "not empty"]),
     (dict(reward="score"), ValueError, ["'score'", "module:function", "file.py:function"]),
     (dict(reward="absent.py:score"), FileNotFoundError, ["reward", "'absent.py'"]),
     (dict(reward="my_reward.py:scroe"), AttributeError, ["'scroe'", "my_reward.py", "Did you mean 'score'"]),
@@ -114,9 +127,6 @@ NOT_BUILT = [
     (dict(scheme="length"), ["'length'", "prefix_delta, terminal"]),
     (dict(scheme="reference"), ["'reference'", "prefix_delta, terminal"]),
     (dict(scheme=["terminal"]), ["list of schemes", "one"]),
-    (dict(reward=[OWN["reward"]]), ["several reward functions", "one"]),
-    (dict(reward={"a": OWN["reward"]}), ["several reward functions", "one"]),
-    (dict(reward=draws), ["'draws'", "'rng'", "remove"]),
     (own(tokenizer=Tokenizer()), ["tokenizer", "Tokenizer", "folder"]),
     (own(prompts="a.txt"), ["'a.txt'", ".txt", ".jsonl"]),
     (own(prompts="a.csv"), ["'a.csv'", ".jsonl"]),

@@ -129,10 +129,6 @@ def test_a_tensor_of_one_dimension_is_one_score_a_completion(in_list, dtype):
     assert first_end(lambda completions: list(scores) if in_list else scores)[1].tolist() == [1.0, 0.5]
 
 
-async def later(completions):
-    return [0.0] * len(completions)
-
-
 def raising(completions):
     raise KeyError("no key \x1b[31m")
 
@@ -234,7 +230,6 @@ def emptying(prompts, completions):
         ("12", 0, ["'12'", "list"]),
         ({0: 1.0, 1: 1.0}, 0, ["dict", "list"]),
         (None, 0, ["None"]),
-        (later, 0, ["awaitable", "not built"]),
         (raising, 0, ["KeyError", "no key", r"\x1b[31m"]),
         (leaving, 0, ["SystemExit"]),
         (wants_more, 0, ["TypeError", "reference"]),
