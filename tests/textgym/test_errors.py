@@ -14,16 +14,6 @@ OWN = dict(tokenizer=["a", "b", "<eos>"], prompts=["a"], reward=lambda completio
 SORT_LEVELS = "1, 2, 3, 4"
 
 
-class Tokenizer:
-    """Looks like a Hugging Face tokenizer."""
-
-    def encode(self, text):
-        return []
-
-    def decode(self, ids):
-        return ""
-
-
 def own(**keywords: Any) -> dict[str, Any]:
     return OWN | {"max_new_tokens": 3} | keywords
 
@@ -77,6 +67,11 @@ KEYWORDS = [
     (own(prompts=[{"prompt": "a", 3: 1}]), TypeError, ["prompts[0]", "3", "int", "str"]),
     (own(prompts=["a", "ab?b"]), ValueError, ["prompts[1]", "'?'", "character 2", "'ab?b'", "'<eos>'", "Add"]),
     (own(prompts=7), TypeError, ["prompts", "int", "list", ".jsonl"]),
+    (own(prompts=range(3)), TypeError, ["prompts[0]", "int", "str"]),
+    (own(prompts={"prompt": ["a"]}), TypeError, ["prompts", "dict", "['prompt']", "list"]),
+    (own(prompts=lambda generator: "a"), ValueError, ["'<lambda>'", "max_prompt_tokens"]),
+    (own(prompts=lambda: "a", max_prompt_tokens=1), TypeError, ["'<lambda>'", "generator"]),
+    (own(tokenizer=object()), TypeError, ["tokenizer", "object", "list of symbols", "Hugging Face tokenizer"]),
     (own(prompts="Once upon a time"), ValueError, ["'Once upon a time'", ".jsonl", "list"]),
     (own(prompts="absent.jsonl"), FileNotFoundError, ["prompts", "'absent.jsonl'"]),
     (own(prompts="empty.jsonl"), ValueError, ["'empty.jsonl'", "no rows", "'prompt'"]),
@@ -117,12 +112,6 @@ NOT_BUILT = [
     (dict(reward=[OWN["reward"]]), ["several reward functions", "one"]),
     (dict(reward={"a": OWN["reward"]}), ["several reward functions", "one"]),
     (dict(reward=draws), ["'draws'", "'rng'", "remove"]),
-    (own(tokenizer=Tokenizer()), ["tokenizer", "Tokenizer", "folder"]),
-    (own(prompts="a.txt"), ["'a.txt'", ".txt", ".jsonl"]),
-    (own(prompts="a.csv"), ["'a.csv'", ".jsonl"]),
-    (own(prompts="a.parquet"), ["'a.parquet'", ".jsonl"]),
-    (own(prompts=lambda generator: {"prompt": "a"}), ["prompts", "function", "list"]),
-    (own(prompts=range(3)), ["prompts", "range", "list"]),
 ]
 OPTIONS = [
     ({"promt": "a"}, ValueError, ["'promt'", "prompt_index", "Did you mean 'prompt'"]),
