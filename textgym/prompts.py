@@ -1,32 +1,28 @@
-"""Prompts: rows of a `prompt` and any other columns, from lists, .jsonl files and indexable objects of a task.
+"""Prompts: rows of a `prompt` and any other columns, from lists, files, indexable objects and functions.
 
-Every row is checked, and its place (file and line, or index) named in the error. Does not draw: the environment picks a
-row with the generator of the row that asks.
+How a file is read is left to `textgym.prompt_files`, what a row must hold to `textgym.prompt_rows`.
 """
 
-import json
-from collections.abc import Callable, Iterable, Sequence
+import inspect
+import operator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from textgym.errors import NotBuiltError, did_you_mean
-from textgym.escape import excerpt
+from textgym.escape import escape, shown, told, type_name
+from textgym.prompt_files import Row, read_file
+from textgym.prompt_rows import Prompt, encode_rows
+from textgym.prompt_rows import check_columns as check_columns
 from textgym.vocabulary import Vocabulary
 
-# Names that a reward function receives for other things; a column of that name would be lost.
-RESERVED_COLUMNS = frozenset({"prompts", "completions", "completion_ids", "rng"})
-_LATER_FILES = frozenset({".txt", ".csv", ".parquet"})
+MANY_ROWS = 100_000  # an object with more than these is never read at once
 _MEMO_LIMIT = 65_536  # encoded rows of a lazy source that are kept
-
-
-class Prompt(NamedTuple):
-    """One prompt: its text, its token ids, and the other columns of its row."""
-
-    text: str
-    ids: np.ndarray  # int64 [P]
-    columns: dict[str, Any]
+_ALLOWED = (
+    "a list of str or of dicts with a 'prompt', the path of a .txt, .jsonl, .csv or .parquet file, a sized and "
+    "indexable object, or a function of a generator"
+)
 
 
 class Rows(Protocol):
@@ -41,171 +37,190 @@ class Prompts:
     """The prompts of an environment, encoded.
 
     Args:
-        rows: a sized and indexable source of str or dict rows.
+        rows: a sized and indexable source of str or dict rows, or of a file's rows.
         vocabulary: encodes the text of each row.
         max_tokens: the longest prompt allowed, in tokens; None takes the longest of the rows.
-        lazy: rows are encoded when first asked for (a task's generated rows); otherwise all are checked now.
-        place: names the place of row i in an error.
+        lazy: rows are read and encoded when first asked for; otherwise all are checked now.
 
     Attributes:
+        sized: whether there are rows to count and to index.
         max_tokens: the longest prompt allowed, in tokens.
         column_names: all columns but `prompt`; a row without one has None there.
+        score_answer: how a reasoning-gym dataset scores an answer to one of its entries; None for other sources.
     """
 
-    def __init__(
-        self,
-        rows: Rows,
-        vocabulary: Vocabulary,
-        max_tokens: int | None = None,
-        lazy: bool = False,
-        place: Callable[[int], str] = "prompts[{}]".format,
-    ) -> None:
-        if len(rows) == 0:
+    sized = True
+    score_answer: Callable[..., Any] | None = None
+
+    def __init__(self, rows: Rows, vocabulary: Vocabulary, max_tokens: int | None = None, lazy: bool = False) -> None:
+        self._count = len(rows)
+        if self._count == 0:
             raise ValueError("prompts is empty; give at least one prompt")
-        self._rows, self._vocabulary, self._place = rows, vocabulary, place
-        self._memo: dict[int, Prompt] = {}
-        self.column_names: tuple[str, ...] = ()
+        self._rows, self._vocabulary = rows, vocabulary
+        self._memo: dict[int, Prompt] | None = None
         if lazy:
             assert max_tokens is not None
+            self._memo = {}
             self.max_tokens = max_tokens
             self.column_names = tuple(self[0].columns)
         else:
-            self.max_tokens = self._encode_all(max_tokens)
+            self._read_all(max_tokens)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return self._count
 
     def __getitem__(self, index: int) -> Prompt:
-        if index in self._memo:
-            return self._memo[index]
-        text, columns = self._parse(index)
-        prompt = self._checked(index, text, self._vocabulary.encode(text), columns)
-        if len(self._memo) < _MEMO_LIMIT:
-            self._memo[index] = prompt
+        index = operator.index(index)
+        if not 0 <= index < self._count:
+            raise IndexError(f"prompt {index} of {self._count}")
+        if self._memo is None:
+            ids = self._ids[self._starts[index] : self._starts[index + 1]]
+            return Prompt(self._texts[index], ids, dict(zip(self.column_names, self._values[index], strict=True)))
+        prompt = self._memo.get(index)
+        if prompt is None:
+            prompt = _only(encode_rows([_row(self._rows, index)], self._vocabulary, self.max_tokens))
+            if len(self._memo) < _MEMO_LIMIT:
+                self._memo[index] = prompt
         return prompt
 
-    def _encode_all(self, max_tokens: int | None) -> int:
-        parsed = [self._parse(index) for index in range(len(self._rows))]
-        self.column_names = tuple(dict.fromkeys(name for _, columns in parsed for name in columns))
-        try:
-            encoded = self._vocabulary.encode_batch([text for text, _ in parsed])
-        except ValueError:
-            encoded = [self._encode_one(index, text) for index, (text, _) in enumerate(parsed)]
-        self.max_tokens = max(map(len, encoded)) if max_tokens is None else max_tokens
-        for index, ((text, columns), ids) in enumerate(zip(parsed, encoded, strict=True)):
-            complete = {name: columns.get(name) for name in self.column_names}
-            self._memo[index] = self._checked(index, text, ids, complete)
-        return self.max_tokens
+    def draw(self, generator: np.random.Generator) -> Prompt:
+        """A prompt, each with the same probability; takes one integer from the generator."""
+        return self[int(generator.integers(len(self)))]
 
-    def _encode_one(self, index: int, text: str) -> list[int]:
-        try:
-            return self._vocabulary.encode(text)
-        except ValueError as error:
-            raise ValueError(f"{self._place(index)}: {error}") from error
+    def _read_all(self, max_tokens: int | None) -> None:
+        """Read, check and encode every row, and keep them compactly: one array for all ids, one tuple a row."""
+        rows = (_row(self._rows, index) for index in range(self._count))
+        prompts = list(_without_problems(encode_rows(rows, self._vocabulary, max_tokens)))
+        self._rows = ()  # all that is needed of them is kept below
+        lengths = [len(prompt.ids) for prompt in prompts]
+        self.max_tokens = max(lengths) if max_tokens is None else max_tokens
+        self.column_names = tuple(dict.fromkeys(name for prompt in prompts for name in prompt.columns))
+        self._texts = [prompt.text for prompt in prompts]
+        self._values = [tuple(map(prompt.columns.get, self.column_names)) for prompt in prompts]
+        self._ids = np.concatenate([prompt.ids for prompt in prompts])  # int64 [tokens of all prompts]
+        self._ids.flags.writeable = False  # a prompt's ids are a view into it
+        self._starts = np.cumsum([0, *lengths])
 
-    def _parse(self, index: int) -> tuple[str, dict[str, Any]]:
-        row = self._rows[index]
-        if isinstance(row, str):
-            return row, {}
-        where = self._place(index)
-        if not isinstance(row, dict):
-            raise TypeError(f"{where} is of type {type(row).__name__}; give a str, or a dict with a 'prompt'")
-        if "prompt" not in row:
-            hint = did_you_mean("prompt", [str(key) for key in row])
-            raise ValueError(f"{where} has no field 'prompt', only {list(row)}.{hint}")
-        if not isinstance(row["prompt"], str):
-            kind = type(row["prompt"]).__name__
-            raise TypeError(f"{where}: field 'prompt' is {row['prompt']!r} of type {kind}; give a str")
-        columns = {name: value for name, value in row.items() if name != "prompt"}
-        check_columns(columns, where)
-        return row["prompt"], columns
 
-    def _checked(self, index: int, text: str, ids: Sequence[int], columns: dict[str, Any]) -> Prompt:
-        if len(ids) > self.max_tokens:
+class DrawnPrompts(Prompts):
+    """Prompts that a function makes; there are no rows to count or to index.
+
+    Args:
+        function: takes a generator and returns a str or a dict with a 'prompt'.
+        vocabulary: encodes the text.
+        max_tokens: the longest prompt allowed, in tokens.
+    """
+
+    sized = False
+
+    def __init__(self, function: Callable[..., Any], vocabulary: Vocabulary, max_tokens: int | None) -> None:
+        self._name = escape(str(getattr(function, "__name__", type(function).__name__)))
+        if max_tokens is None:
             raise ValueError(
-                f"{self._place(index)}: field 'prompt' has {len(ids)} tokens, more than max_prompt_tokens="
-                f"{self.max_tokens}: {excerpt(text)}. Shorten it or raise max_prompt_tokens"
+                f"prompts come from the function '{self._name}', so that the longest is not known; give "
+                "max_prompt_tokens"
             )
-        return Prompt(text, np.array(ids, dtype=np.int64), columns)
+        _check_takes_generator(function, self._name)
+        self._function, self._vocabulary, self.max_tokens = function, vocabulary, max_tokens
+        self.column_names = ()  # not known before a row is drawn, and each may have others
 
+    def __len__(self) -> int:
+        raise TypeError(f"prompts come from the function '{self._name}': they have no number and no index")
 
-def check_columns(columns: dict[str, Any], where: str) -> None:
-    """Refuse column names that a reward function could not receive."""
-    for name in columns:
-        if not isinstance(name, str):
-            raise TypeError(f"{where}: the column name {name!r} is of type {type(name).__name__}; give a str")
-        if name in RESERVED_COLUMNS:
-            raise ValueError(f"{where}: a column may not be called {name!r}, reward functions get that name otherwise")
+    def __getitem__(self, index: int) -> Prompt:
+        raise TypeError(f"prompts come from the function '{self._name}': they have no number and no index")
+
+    def draw(self, generator: np.random.Generator) -> Prompt:
+        """The prompt that the function makes with the generator.
+
+        Raises:
+            TypeError, ValueError: the function raised, or did not return a row.
+        """
+        try:
+            value = self._function(generator)
+        except Exception as error:
+            raise ValueError(f"the prompts function '{self._name}' raised {told(error)}") from error
+        row = Row(f"what the prompts function '{self._name}' returned", value)
+        return _only(encode_rows([row], self._vocabulary, self.max_tokens))
 
 
 def load_prompts(prompts: Any, vocabulary: Vocabulary, max_tokens: int | None = None) -> Prompts:
-    """The prompts that the keyword `prompts` describes: a list of str or dict rows, or the path of a .jsonl file.
+    """The prompts that the keyword `prompts` describes: a list, the path of a file, an indexable object or a function.
 
     Raises:
-        FileNotFoundError, TypeError, ValueError: nothing there, or a malformed or over-long row, with its place.
+        FileNotFoundError, ImportError, OSError, TypeError, ValueError: nothing there, or a malformed or over-long row,
+            with its place.
     """
     if isinstance(prompts, str | Path):
-        path = Path(prompts)
-        rows, lines = _read_jsonl(path)
-        return Prompts(rows, vocabulary, max_tokens, place=lambda index: f"{path} line {lines[index]}")
+        return Prompts(list(read_file(Path(prompts))), vocabulary, max_tokens)
     if isinstance(prompts, list | tuple):
         return Prompts(prompts, vocabulary, max_tokens)
-    allowed = "a list of str or of dicts with a 'prompt', or the path of a .jsonl file"
-    if callable(prompts) or (hasattr(prompts, "__len__") and hasattr(prompts, "__getitem__")):
-        raise NotBuiltError(f"prompts of type {type(prompts).__name__} are not built yet; give {allowed}")
-    raise TypeError(f"prompts is of type {type(prompts).__name__}; give {allowed}")
+    if isinstance(prompts, Mapping):
+        raise TypeError(f"prompts is a {type_name(prompts)} with the keys {shown(list(prompts))}; give {_ALLOWED}")
+    if hasattr(type(prompts), "__len__") and hasattr(type(prompts), "__getitem__"):
+        return _object_prompts(prompts, vocabulary, max_tokens)
+    if callable(prompts):
+        return DrawnPrompts(prompts, vocabulary, max_tokens)
+    raise TypeError(f"prompts is of type {type_name(prompts)}; give {_ALLOWED}")
 
 
-def _read_jsonl(path: Path) -> tuple[list[Any], list[int]]:
-    if path.suffix in _LATER_FILES:
-        raise NotBuiltError(f"prompts {str(path)!r}: {path.suffix} files are not built yet; give a .jsonl file")
-    if path.suffix != ".jsonl":
-        raise ValueError(f"prompts {str(path)!r} is not a .jsonl file; to use texts directly, give a list of them")
-    if not path.is_file():
-        raise FileNotFoundError(f"prompts: there is no file {str(path)!r}")
-    rows, lines = [], []
-    for number, line in _decoded_lines(path):
-        if line.strip():
-            rows.append(_json_row(path, number, line))
-            lines.append(number)
-    if not rows:
-        raise ValueError(f"prompts {str(path)!r} holds no rows; give one JSON object with a 'prompt' on each line")
-    return rows, lines
+class _Questions:
+    """The rows of a reasoning-gym dataset, which call the prompt a question; column `entry` is what it scores by."""
+
+    def __init__(self, dataset: Rows) -> None:
+        self._dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self._dataset)
+
+    def __getitem__(self, index: int) -> Any:
+        row = self._dataset[index]
+        if not isinstance(row, dict) or "prompt" in row or "question" not in row:
+            return row
+        return {"prompt" if name == "question" else name: value for name, value in row.items()} | {"entry": row}
 
 
-def _decoded_lines(path: Path) -> Iterable[tuple[int, str]]:
-    content = path.read_bytes().removeprefix(b"\xef\xbb\xbf")  # a byte-order mark belongs to no field
-    for number, line in enumerate(content.split(b"\n"), start=1):
-        try:
-            yield number, line.decode("utf-8")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} line {number} is not UTF-8: {error}. Save the file as UTF-8") from error
+def _object_prompts(rows: Any, vocabulary: Vocabulary, max_tokens: int | None) -> Prompts:
+    if len(rows) > MANY_ROWS and max_tokens is None:
+        raise ValueError(
+            f"prompts of type {type_name(rows)} has {len(rows)} rows, too many to read them all for the longest; give "
+            "max_prompt_tokens"
+        )
+    score_answer = getattr(rows, "score_answer", None)
+    source = _Questions(rows) if callable(score_answer) else rows
+    prompts = Prompts(source, vocabulary, max_tokens, lazy=len(rows) > MANY_ROWS)
+    if callable(score_answer):
+        prompts.score_answer = score_answer
+    return prompts
 
 
-def _json_row(path: Path, number: int, line: str) -> Any:
+def _row(rows: Rows, index: int) -> Row:
+    place = f"prompts[{index}]"
     try:
-        row = json.loads(line, object_pairs_hook=_object, parse_constant=_refuse_constant)
-    except _RefusedRow as error:
-        raise ValueError(f"{path} line {number} {error}: {excerpt(line.strip())}") from None
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} line {number} is not JSON: {error}: {excerpt(line.strip())}") from error
-    if not isinstance(row, dict):
-        raise TypeError(f"{path} line {number} is a JSON {type(row).__name__}; give an object with a 'prompt'")
-    return row
+        value = rows[index]
+    except Exception as error:
+        return Row(place, problem=ValueError(f"{place} cannot be read: {told(error)}; give {_ALLOWED}"))
+    return value if isinstance(value, Row) else Row(place, value)
 
 
-class _RefusedRow(ValueError):
-    """A row that Python's JSON reader would take, and lose or change something."""
+def _without_problems(prompts: Iterable[Prompt | Exception]) -> Iterator[Prompt]:
+    for prompt in prompts:
+        if isinstance(prompt, Exception):
+            raise prompt
+        yield prompt
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    result = dict(pairs)
-    if len(result) != len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise _RefusedRow(f"has the key {excerpt(twice)} twice; give each key once")
-    return result
+def _only(prompts: Iterable[Prompt | Exception]) -> Prompt:
+    [prompt] = _without_problems(prompts)
+    return prompt
 
 
-def _refuse_constant(name: str) -> Any:
-    raise _RefusedRow(f"holds {name}, which JSON does not have; write null or a string")
+def _check_takes_generator(function: Callable[..., Any], name: str) -> None:
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some builtins have no signature
+        return
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(f"the prompts function '{name}' is called with a generator alone: {error}") from error

@@ -2,39 +2,48 @@
 
 The actions of the environment are the ids 0..V-1 of a vocabulary; PAD is V, an id that no policy can emit, so that the
 length of a history can always be read off it. Does not download anything: a tokenizer is a list of symbols, a
-tokenizer.json or a Hugging Face folder on disk.
+tokenizer.json or a Hugging Face folder on disk, or an object.
 """
 
 import json
-import re
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
-from textgym.errors import NotBuiltError
-from textgym.escape import excerpt
+from textgym.escape import excerpt, shown, type_name
+from textgym.lost_characters import explain, lone_surrogate, longest_match, losses_allowed, refuse_losses
+from textgym.tokenizer_folders import folder_stop_ids, read_json, setting_files
+from textgym.tokenizer_objects import PythonTokenizer, adopt
 
 STOP_SYMBOL = "<eos>"
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half of a character: what UTF-8 cannot hold
 
 
 class Vocabulary:
     """The tokens of an environment.
 
+    Args:
+        tokenizer: belongs to the vocabulary from now on, which changes its settings; `from_object` takes a copy.
+        stop_ids: the ids that end an episode.
+        source: what errors call the tokenizer.
+
     Attributes:
-        tokenizer: the `tokenizers.Tokenizer` behind it.
+        tokenizer: the tokenizer behind it.
         size: V, the number of tokens; ids are 0..V-1.
         pad_id: PAD = V, outside the action space.
         stop_ids: the ids that end an episode, sorted.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop_ids: Iterable[int] = (), source: str = "tokenizer") -> None:
-        # Both settings travel inside tokenizer.json files and would cut or pad prompts without a word.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
+    def __init__(
+        self, tokenizer: Tokenizer | PythonTokenizer, stop_ids: Iterable[int] = (), source: str = "tokenizer"
+    ) -> None:
+        if isinstance(tokenizer, Tokenizer):
+            # Both settings travel inside tokenizer.json files and would cut or pad prompts without a word.
+            tokenizer.no_truncation()
+            tokenizer.no_padding()
+            refuse_losses(tokenizer)
         self.tokenizer = tokenizer
         ids = tokenizer.get_vocab(with_added_tokens=True).values()
         if not ids:
@@ -42,6 +51,7 @@ class Vocabulary:
         self.size = max(ids) + 1  # the number of tokens, or past the highest id where ids have holes
         self.pad_id = self.size
         self._settings: dict[str, bytes] = {}  # files of the folder that it was read from
+        self._save_object: Callable[[str], Any] | None = None  # writes the object that it was made of
         self.stop_ids = self._checked_stop_ids(stop_ids, source)
         self._front = _front_special_tokens(tokenizer)
 
@@ -81,7 +91,7 @@ class Vocabulary:
                 raise TypeError(f"tokenizer[{position}] is {symbol!r} of type {type(symbol).__name__}; give strings")
             if not symbol:
                 raise ValueError(f"tokenizer[{position}] is the empty string; every symbol needs a character")
-            if _SURROGATE.search(symbol):
+            if lone_surrogate(symbol):
                 raise ValueError(f"tokenizer[{position}] is {excerpt(symbol)}; a lone surrogate is not a character")
         if len(set(symbols)) != len(symbols):
             twice = next(symbol for symbol in symbols if list(symbols).count(symbol) > 1)
@@ -113,10 +123,34 @@ class Vocabulary:
         except Exception as error:  # the library raises bare Exception
             raise ValueError(f"tokenizer {str(file)!r} is not a tokenizer.json: {error}") from error
         if stop_ids is None:
-            stop_ids = _folder_stop_ids(path, tokenizer) if path.is_dir() else []
+            stop_ids = folder_stop_ids(path, tokenizer) if path.is_dir() else []
+        if path.is_dir():
+            tokenizer.encode_special_tokens = (
+                read_json(path / "tokenizer_config.json").get("split_special_tokens") is True
+            )
         vocabulary = cls(tokenizer, stop_ids, str(path))
         if path.is_dir():
-            vocabulary._settings = {file.name: file.read_bytes() for file in _setting_files(path)}
+            vocabulary._settings = {file.name: file.read_bytes() for file in setting_files(path)}
+        return vocabulary
+
+    @classmethod
+    def from_object(cls, tokenizer: Any, stop_ids: Iterable[int] | None = None) -> "Vocabulary":
+        """A vocabulary from a tokenizer object, which stays as it is.
+
+        Args:
+            tokenizer: a `tokenizers.Tokenizer` (no stop ids of its own), or a Hugging Face tokenizer with the stop ids
+                of its `eos_token_id`; one written in Rust is copied, one written in Python is called.
+            stop_ids: the stop tokens instead of those.
+
+        Raises:
+            TypeError, ValueError: no such object, or one that cannot be copied.
+        """
+        adopted = adopt(tokenizer)
+        if adopted is None:
+            raise TypeError(f"tokenizer is {shown(tokenizer)} of type {type_name(tokenizer)}; give {_ALLOWED}")
+        own_stop_ids = adopted.stop_ids if stop_ids is None else stop_ids
+        vocabulary = cls(adopted.tokenizer, own_stop_ids, f"the tokenizer of type {type_name(tokenizer)}")
+        vocabulary._save_object = adopted.save
         return vocabulary
 
     def is_of_symbols(self, symbols: Sequence[str]) -> bool:
@@ -137,30 +171,8 @@ class Vocabulary:
         try:
             bodies = [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
         except Exception as error:  # the library raises bare Exception and does not say where
-            raise ValueError(self._explain(texts, error)) from error
+            raise ValueError(explain(self.tokenizer, texts, error)) from error
         return [[*self._front, *body] for body in bodies]
-
-    def _explain(self, texts: list[str], error: Exception) -> str:
-        for text in texts:
-            if lone := _SURROGATE.search(text):
-                return (
-                    f"{excerpt(lone[0])} at character {lone.start()} of {excerpt(text)} is a lone surrogate, which is "
-                    "not a character; mend the text"
-                )
-        symbols = list(self.tokenizer.get_vocab())
-        known = re.compile(_longest_match(symbols))
-        for text in texts:
-            position = 0
-            while match := known.match(text, position):
-                position = match.end()
-            if position < len(text):
-                some = ", ".join(excerpt(symbol) for symbol in sorted(symbols)[:20])
-                more = f" and {len(symbols) - 20} more" if len(symbols) > 20 else ""
-                return (
-                    f"no token for {excerpt(text[position])} at character {position} of {excerpt(text)}; the "
-                    f"vocabulary has {some}{more}. Add the symbol to the tokenizer or change the text ({error})"
-                )
-        return f"the tokenizer cannot encode {excerpt(texts[0])}: {error}"
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens stay visible."""
@@ -174,10 +186,14 @@ class Vocabulary:
         """Write tokenizer.json and tokenizer_config.json, so that `AutoTokenizer.from_pretrained` opens the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        self.tokenizer.save(str(folder / "tokenizer.json"))
+        if self._save_object is not None:
+            self._save_object(str(folder))
+        if isinstance(self.tokenizer, Tokenizer):
+            with losses_allowed(self.tokenizer):
+                self.tokenizer.save(str(folder / "tokenizer.json"))
         for name, content in self._settings.items():
             (folder / name).write_bytes(content)
-        if "tokenizer_config.json" in self._settings:
+        if self._save_object is not None or "tokenizer_config.json" in self._settings:
             return
         config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "clean_up_tokenization_spaces": False}
         if self.stop_ids:
@@ -185,19 +201,44 @@ class Vocabulary:
         (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+_ALLOWED = (
+    "a list of symbols, the path of a tokenizer.json or of a Hugging Face folder, a tokenizers.Tokenizer, or a Hugging "
+    "Face tokenizer"
+)
+
+
 def make_vocabulary(tokenizer: Any, stop_ids: Iterable[int] | None = None) -> Vocabulary:
-    """The vocabulary that the keyword `tokenizer` describes: a list of symbols, or a path."""
+    """The vocabulary that the keyword `tokenizer` describes: a list of symbols, a path, or a tokenizer object."""
     if isinstance(tokenizer, str | Path):
         return Vocabulary.from_path(tokenizer, stop_ids)
     if isinstance(tokenizer, list | tuple):
         return Vocabulary.from_symbols(tokenizer, stop_ids)
-    allowed = "a list of symbols, or the path of a tokenizer.json or of a Hugging Face folder"
-    if hasattr(tokenizer, "encode") and hasattr(tokenizer, "decode"):
-        raise NotBuiltError(
-            f"tokenizer is an object of type {type(tokenizer).__name__}, which is not built yet; save it to a folder "
-            f"and give its path. Allowed now: {allowed}"
-        )
-    raise TypeError(f"tokenizer is {tokenizer!r} of type {type(tokenizer).__name__}; give {allowed}")
+    return Vocabulary.from_object(tokenizer, stop_ids)
+
+
+def checked_stop_strings(stop: Any) -> tuple[str, ...]:
+    r"""The stop strings that the keyword `stop` lists.
+
+    Raises:
+        TypeError, ValueError: no list of strings, or an empty string, which every text would end with.
+
+    >>> checked_stop_strings(["\n\n", "User:"]), checked_stop_strings(None)
+    (('\n\n', 'User:'), ())
+    """
+    if stop is None:
+        return ()
+    if not isinstance(stop, list | tuple):
+        raise TypeError(f"stop is {shown(stop)} of type {type_name(stop)}; give a list of strings")
+    for position, text in enumerate(stop):
+        if not isinstance(text, str):
+            raise TypeError(f"stop[{position}] is {shown(text)} of type {type_name(text)}; give strings")
+        if not text:
+            raise ValueError(
+                f"stop[{position}] is the empty string; every text ends there. Give [] for no stop strings"
+            )
+        if problem := lone_surrogate(text):
+            raise ValueError(f"stop[{position}]: {problem}")
+    return tuple(stop)
 
 
 def _symbol_tokenizer(symbols: Sequence[str]) -> Tokenizer:
@@ -206,17 +247,12 @@ def _symbol_tokenizer(symbols: Sequence[str]) -> Tokenizer:
     while unknown in ids:
         unknown += "?"
     tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(_longest_match(symbols)), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(longest_match(symbols)), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return tokenizer
 
 
-def _longest_match(symbols: Sequence[str]) -> str:
-    """A pattern of all symbols; an alternation tries its branches in order, so the longest come first."""
-    return "|".join(re.escape(symbol) for symbol in sorted(symbols, key=len, reverse=True))
-
-
-def _front_special_tokens(tokenizer: Tokenizer) -> list[int]:
+def _front_special_tokens(tokenizer: Tokenizer | PythonTokenizer) -> list[int]:
     """What the tokenizer's template puts in front of a text, read off a symbol that is no such token itself."""
     if not tokenizer.num_special_tokens_to_add(False):
         return []
@@ -230,36 +266,3 @@ def _front_special_tokens(tokenizer: Tokenizer) -> list[int]:
             full = tokenizer.encode(symbol).ids
             return full[: full.index(body[0])]
     return []
-
-
-def _setting_files(folder: Path) -> list[Path]:
-    """What else makes the tokenizer of a folder: special tokens, and how a chat is written."""
-    names = ("tokenizer_config.json", "special_tokens_map.json", "chat_template.jinja", "chat_template.json")
-    return [folder / name for name in names if (folder / name).is_file()]
-
-
-def _folder_stop_ids(folder: Path, tokenizer: Tokenizer) -> list[int]:
-    eos = _read_json(folder / "generation_config.json").get("eos_token_id")
-    if eos is not None:
-        return eos if isinstance(eos, list) else [eos]
-    places = ("tokenizer_config.json", "special_tokens_map.json")
-    eos_token = next((token for name in places if (token := _read_json(folder / name).get("eos_token"))), None)
-    if isinstance(eos_token, dict):  # an added token with its options
-        eos_token = eos_token.get("content")
-    eos_id = tokenizer.token_to_id(eos_token) if eos_token else None
-    if eos_token and eos_id is None:
-        message = (
-            f"the eos_token {excerpt(eos_token)} of {str(folder)!r} is no token of its tokenizer.json and is dropped"
-        )
-        warnings.warn(message, UserWarning, stacklevel=2)
-    return [] if eos_id is None else [eos_id]
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{str(path)!r} is not JSON: {error}") from error
-    return content if isinstance(content, dict) else {}

@@ -14,16 +14,6 @@ OWN = dict(tokenizer=["a", "b", "<eos>"], prompts=["a"], reward=lambda completio
 SORT_LEVELS = "1, 2, 3, 4"
 
 
-class Tokenizer:
-    """Looks like a Hugging Face tokenizer."""
-
-    def encode(self, text):
-        return []
-
-    def decode(self, ids):
-        return ""
-
-
 def own(**keywords: Any) -> dict[str, Any]:
     return OWN | {"max_new_tokens": 3} | keywords
 
@@ -73,6 +63,11 @@ KEYWORDS = [
     (own(prompts=[{"prompt": "a", 3: 1}]), TypeError, ["prompts[0]", "3", "int", "str"]),
     (own(prompts=["a", "ab?b"]), ValueError, ["prompts[1]", "'?'", "character 2", "'ab?b'", "'<eos>'", "Add"]),
     (own(prompts=7), TypeError, ["prompts", "int", "list", ".jsonl"]),
+    (own(prompts=range(3)), TypeError, ["prompts[0]", "int", "str"]),
+    (own(prompts={"prompt": ["a"]}), TypeError, ["prompts", "dict", "['prompt']", "list"]),
+    (own(prompts=lambda generator: "a"), ValueError, ["'<lambda>'", "max_prompt_tokens"]),
+    (own(prompts=lambda: "a", max_prompt_tokens=1), TypeError, ["'<lambda>'", "generator"]),
+    (own(tokenizer=object()), TypeError, ["tokenizer", "object", "list of symbols", "Hugging Face tokenizer"]),
     (own(prompts="Once upon a time"), ValueError, ["'Once upon a time'", ".jsonl", "list"]),
     (own(prompts="absent.jsonl"), FileNotFoundError, ["prompts", "'absent.jsonl'"]),
     (own(prompts="empty.jsonl"), ValueError, ["'empty.jsonl'", "no rows", "'prompt'"]),
@@ -110,29 +105,31 @@ KEYWORDS = [
     (dict(reward="my_reward.py:number"), TypeError, ["my_reward.py:number", "int", "function"]),
     (dict(reward="broken.py:score"), ImportError, ["'broken.py'", "ZeroDivisionError"]),
     (dict(reward="absent_module:score"), ImportError, ["'absent_module'", "absent_module.py:"]),
-]
-NOT_BUILT = [
-    (dict(task="sort", prompt_order="sequential"), ["prompt_order", "'sequential'", "'random'"]),
-    (dict(stop=["x"]), ["stop=['x']"]),
-    (dict(on_limit="truncate"), ["on_limit", "'truncate'", "'terminate'"]),
-    (dict(on_reward_error="drop"), ["on_reward_error", "'drop'", "'raise'"]),
-    (dict(reward_timeout=2), ["reward_timeout=2", "None"]),
-    (dict(isolate_reward=True), ["isolate_reward=True", "False"]),
-    (dict(on_illegal_action="terminate"), ["on_illegal_action", "'raise'"]),
-    (dict(observation="dict"), ["observation", "'dict'", "'tokens'"]),
-    (dict(text_info=True), ["text_info=True", "False"]),
-    (dict(copy=False), ["copy=False", "True"]),
-    (dict(rng="shared"), ["rng", "'shared'", "'per_env'"]),
-    (dict(scheme="potential"), ["'potential'", "prefix_delta, terminal"]),
-    (dict(scheme="length"), ["'length'", "prefix_delta, terminal"]),
-    (dict(scheme="reference"), ["'reference'", "prefix_delta, terminal"]),
-    (dict(scheme=["terminal"]), ["list of schemes", "one"]),
-    (own(tokenizer=Tokenizer()), ["tokenizer", "Tokenizer", "folder"]),
-    (own(prompts="a.txt"), ["'a.txt'", ".txt", ".jsonl"]),
-    (own(prompts="a.csv"), ["'a.csv'", ".jsonl"]),
-    (own(prompts="a.parquet"), ["'a.parquet'", ".jsonl"]),
-    (own(prompts=lambda generator: {"prompt": "a"}), ["prompts", "function", "list"]),
-    (own(prompts=range(3)), ["prompts", "range", "list"]),
+    (dict(prompt_order="sequental"), ValueError, ["prompt_order", "'sequental'", "random", "Did you mean 'sequential'"]),
+    (dict(prompt_order=1), TypeError, ["prompt_order", "1", "int", "'random' or 'sequential'"]),
+    (
+        own(prompts=lambda generator: {"prompt": "a"}, max_prompt_tokens=2, prompt_order="sequential"),
+        ValueError,
+        ["prompt_order='sequential'", "list of prompts", "function", "leave prompt_order out"],
+    ),
+    (dict(on_limit="trunc"), ValueError, ["on_limit", "'trunc'", "terminate, truncate", "Did you mean 'truncate'"]),
+    (dict(on_limit=True), TypeError, ["on_limit", "True", "bool", "'terminate' or 'truncate'"]),
+    (dict(on_reward_error="skip"), ValueError, ["on_reward_error", "'skip'", "drop, raise"]),
+    (dict(on_illegal_action="end"), ValueError, ["on_illegal_action", "'end'", "raise, terminate"]),
+    (dict(observation="dictionary"), ValueError, ["observation", "'dictionary'", "dict, tokens", "Did you mean"]),
+    (dict(rng="per_row"), ValueError, ["rng", "'per_row'", "per_env, shared", "Did you mean"]),
+    (dict(text_info=1), TypeError, ["text_info", "1", "int", "True or False"]),
+    (dict(copy=None), TypeError, ["copy", "None", "NoneType", "True or False"]),
+    (dict(isolate_reward="yes"), TypeError, ["isolate_reward", "'yes'", "str", "True or False"]),
+    (dict(reward_timeout=0), ValueError, ["reward_timeout", "0"]),
+    (dict(reward_timeout="2"), TypeError, ["reward_timeout", "'2'", "str"]),
+    (dict(isolate_reward=True, reward=lambda completions: []), ValueError, ["<lambda>", "module"]),
+    (dict(stop="END"), TypeError, ["stop", "'END'", "str", "list of strings", "stop=['END']"]),
+    (dict(stop=["a", ""]), ValueError, ["stop[1]", "empty"]),
+    (dict(scheme="potential"), ValueError, ["'potential'", "arguments", "textgym.schemes.Potential(potential"]),
+    (dict(scheme="length"), ValueError, ["'length'", "arguments", "textgym.schemes.Length(price)"]),
+    (dict(scheme=["terminal", "prefix_delta"]), ValueError, ["Terminal()", "PrefixDelta()", "both pay", "one"]),
+    (dict(scheme=[]), ValueError, ["scheme", "empty list"]),
 ]
 OPTIONS = [
     ({"promt": "a"}, ValueError, ["'promt'", "prompt_index", "Did you mean 'prompt'"]),
@@ -221,16 +218,6 @@ def label(value: Any) -> str | None:
 def test_a_bad_keyword(keywords, exception, words):
     refused(exception, words, gym.make, id="TextGen-v0", **keywords)
     refused(exception, words, gym.make_vec, id="TextGen-v0", num_envs=2, **keywords)
-
-
-@pytest.mark.parametrize(("keywords", "words"), NOT_BUILT, ids=label)
-def test_a_keyword_of_a_later_version(keywords, words):
-    refused(textgym.NotBuiltError, ["not built", *words], gym.make, id="TextGen-v0", **keywords)
-
-
-def test_a_keyword_of_a_later_version_at_its_default_changes_nothing():
-    env = gym.make("TextGen-v0", prompt_order="random", observation="tokens", rng="per_env", stop=None, copy=True)
-    assert_same(env.reset(seed=1), gym.make("TextGen-v0").reset(seed=1))
 
 
 @pytest.mark.parametrize(("options", "exception", "words"), OPTIONS, ids=label)
