@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from textgym.transition import FinishReason
+from textgym.finish import FinishReason
 from textgym.vector_env import TextGenVectorEnv
 from textgym.vocabulary import Vocabulary
 

@@ -2,20 +2,26 @@
 
 import operator
 import warnings
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from textgym.draws import PromptDraws, generator_state
+from textgym.finish import FinishReason
+from textgym.observations import observation_space, observe, row_of
 from textgym.problem import make_problem
 from textgym.rendering import RENDER_MODES, HumanRenderer, render_ansi, render_rgb, usable_render_mode
-from textgym.starts import make_start
+from textgym.starts import Start, make_start
+from textgym.state import get_state, set_state
 from textgym.transition import Transition
 
 _ROW = np.array([0])
 
 
-class TextGenEnv(gym.Env[np.ndarray, np.int64]):
+class TextGenEnv(gym.Env[Any, np.int64]):
     """Text generation as a Markov decision process.
 
     ## Description
@@ -26,28 +32,30 @@ class TextGenEnv(gym.Env[np.ndarray, np.int64]):
     `Discrete(V)`, the next token; a stop token is an action like any other.
 
     ## Observation Space
-    `Box(0, V, (L,), int64)`: prompt, generated tokens, then PAD = V. L = max_prompt_tokens + max_new_tokens.
+    `Box(0, V, (L,), int64)`: prompt, generated tokens, then PAD = V. L = max_prompt_tokens + max_new_tokens. With
+    `observation="dict"`: `tokens` as above, `length` int64 [1], `attention_mask` int8 [L], `action_mask` int8 [V].
 
     ## Starting State
-    A prompt drawn with the environment's generator, or the one that the reset options name (`prompt`, `prompt_ids` or
-    `prompt_index`, `columns`, `completion_ids`).
+    A prompt drawn with the environment's generator, or the next one of the list, or the one that the reset options name
+    (`prompt`, `prompt_ids` or `prompt_index`, `columns`, `completion_ids`).
 
     ## Reward
-    A float. With the scheme `terminal` the score of the text at the last step and 0 before; with `prefix_delta` what
-    each step added to the score.
+    A float. With the scheme `terminal` the score of the text at the last step and 0 before; other schemes pay parts of
+    it earlier, or add terms of their own.
 
     ## Episode End
-    `terminated` at a stop token or at the horizon of `max_new_tokens`; never `truncated`. The horizon is part of the
-    task: the state holds the whole history, so nothing is left to bootstrap from. `info["finish_reason"]` is 0 while
-    running, 1 after a stop token, 2 at the horizon.
+    `terminated` at a stop token or string, at the horizon of `max_new_tokens`, where no token is legal, or after an
+    illegal one. With `on_limit="truncate"` the horizon sets `truncated` instead. By default it terminates: it is part
+    of the task, the state holds the whole history, and nothing is left to bootstrap from. `info["finish_reason"]` is
+    0 while running, 1 stop, 2 horizon, 3 dead end, 4 illegal action.
 
     ## Info
     `prompt_length`, `length`, `finish_reason` (int); `score` (float); `scores` float64 [K] and `scores_valid` bool [K],
-    one for each reward function; `valid` (bool).
+    one for each reward function; `valid` (bool). Where the task has them `true_score` (float), the hidden gold score,
+    and `action_mask` int8 [V]. With `text_info=True` `prompt` and `completion` (str), "" until the end.
 
     ## Arguments
-    The keywords of `textgym.problem.make_problem`, and `render_mode` (None, "ansi", "human" or
-    "rgb_array").
+    The keywords of `textgym.problem.make_problem`, and `render_mode` (None, "ansi", "human" or "rgb_array").
 
     ## Version History
     * v0: the first version.
@@ -57,89 +65,108 @@ class TextGenEnv(gym.Env[np.ndarray, np.int64]):
 
     def __init__(self, *, render_mode: str | None = None, **keywords: Any) -> None:
         self.problem = make_problem(**keywords)
-        self._transition = Transition(self.problem, 1)  # before the spaces: it refuses an absurd length
+        # Before the spaces: it refuses an absurd length.
+        self._transition = Transition(self.problem, 1, lambda row: self.np_random)
+        self._draws = PromptDraws(
+            self.problem.prompts, self.problem.prompt_order == "sequential", lambda row: self.np_random
+        )
         self.render_mode, warning = usable_render_mode(render_mode)
         if warning:
             warnings.warn(warning, UserWarning, stacklevel=2)
         self._human = HumanRenderer() if self.render_mode == "human" else None
         self.vocabulary = self.problem.vocabulary
         self.optimum, self.uniform = self.problem.optimum, self.problem.uniform
-        self.observation_space = observation_space(self.problem.max_length, self.vocabulary.size)
+        self.observation_space = observation_space(self.problem)
         self.action_space = gym.spaces.Discrete(self.vocabulary.size)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode.
 
         Args:
-            seed: seeds the generator that prompts are drawn with.
+            seed: seeds the generator that prompts are drawn with; a walk in order begins again at the first prompt.
             options: see `textgym.starts`.
 
         Returns:
-            The observation int64 [L] and the info.
+            The observation and the info.
         """
         super().reset(seed=None if seed is None else operator.index(seed))
-        self._transition.start(_ROW, [make_start(self.problem, options, self.np_random)])
-        self._draw()
-        return self._transition.tokens[0].copy(), self._info()
+        if seed is not None:
+            self._draws.rewind(_ROW)
+        if options is None:
+            start = Start(self._draws.one(0))
+        else:
+            start = make_start(self.problem, options, partial(self._draws.one, 0))
+        self._transition.start(_ROW, [start])
+        self._show()
+        return self._observation(), self._transition.info(0)
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Append a token.
 
         Args:
             action: the token id, 0 to V-1.
 
         Returns:
-            The observation int64 [L], reward, terminated, truncated (always False) and info.
+            The observation, reward, terminated, truncated and info.
 
         Raises:
-            ValueError: an action outside the action space.
-            textgym.RewardError: the reward function failed.
+            ValueError: an action outside the action space, or one that the mask forbids.
+            textgym.RewardError: a reward function failed.
             gymnasium.error.ResetNeeded: no episode is running.
         """
         if not self._transition.running[0]:
             raise gym.error.ResetNeeded("no episode is running: call reset() before the first step and after an end")
-        self._transition.step(np.array([action_id(action)]), _ROW)
-        self._draw()
-        terminated = not bool(self._transition.running[0])
-        return self._transition.tokens[0].copy(), float(self._transition.reward[0]), terminated, False, self._info()
+        transition = self._transition
+        transition.step_one(action_id(action))
+        ended = not transition.running.item(0)
+        truncated = ended and self.problem.on_limit == "truncate" and transition.finish_reason[0] == FinishReason.LIMIT
+        self._show()
+        return (
+            self._observation(),
+            transition.reward.item(0),
+            ended and not truncated,
+            bool(truncated),
+            transition.info(0),
+        )
 
     def action_masks(self) -> np.ndarray:
-        """Which actions are legal now, bool [V]; all are, no task constrains them."""
-        return np.ones(self.vocabulary.size, dtype=bool)
+        """Which actions are legal now, bool [V]; all once the episode has ended, and where no task constrains them."""
+        return self._transition.action_masks()[0]
 
     def render(self) -> str | np.ndarray | None:
-        """The episode as it stands.
-
-        Returns:
-            With `render_mode="ansi"` a text, with "rgb_array" a picture uint8 [360, 640, 3]; None with "human", which
-            draws on standard output at every reset and step by itself, and without a render mode.
-
-        Raises:
-            ImportError: a picture is asked for and pillow is not installed.
-        """
+        """The episode as text ("ansi") or as a frame uint8 [H, W, 3] ("rgb_array"); "human" prints by itself."""
         if self.render_mode == "ansi":
             return render_ansi(self._transition.view(0))
         if self.render_mode == "rgb_array":
             return render_rgb(self._transition.view(0))
+        self._show()
         return None
 
-    def _draw(self) -> None:
+    def get_state(self) -> dict[str, np.ndarray]:
+        """The episode, the generator and the place in the list of prompts, as arrays that `np.savez` can store.
+
+        Raises:
+            TypeError: a column that JSON cannot hold.
+        """
+        return get_state(self._transition, self._draws, [generator_state(self.np_random, self.np_random_seed)])
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on where `get_state` was called, on an environment that was made with the same keywords.
+
+        Raises:
+            TypeError, ValueError: no state of such an environment; nothing has changed then.
+        """
+        ((self._np_random, self._np_random_seed),), _ = set_state(self._transition, self._draws, state, {}, 1)
+
+    def _observation(self) -> Any:
+        if self.problem.observation == "tokens":
+            tokens = self._transition.tokens[0]
+            return tokens.copy() if self.problem.copy else tokens
+        return row_of(observe(self._transition), 0)
+
+    def _show(self) -> None:
         if self._human is not None:
             self._human.show(self._transition.view(0))
-
-    def _info(self) -> dict[str, Any]:
-        # Plain Python numbers for scalars: Gymnasium batches them into the dtypes of the native vector environment.
-        return {
-            name: values[0].item() if values.ndim == 1 else values[0]
-            for name, values in self._transition.infos().items()
-        }
-
-
-def observation_space(length: int, size: int) -> gym.spaces.Box:
-    """The space of token histories of `length` tokens over `size` tokens and PAD."""
-    return gym.spaces.Box(0, size, (length,), np.int64)
 
 
 def action_id(action: Any) -> int:

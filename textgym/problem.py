@@ -1,18 +1,25 @@
 """From the keywords of `gym.make("TextGen-v0", ...)` to a checked problem that the transition can run.
 
-Keywords override a task's own. What is documented for later versions is refused here, with a clear error.
+Keywords override a task's own.
 """
 
 import operator
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from inspect import signature
 from typing import Any
 
-from textgym.errors import NotBuiltError, did_you_mean, unknown
+import numpy as np
+
+from textgym.constraints import Constraint
+from textgym.errors import did_you_mean, unknown
+from textgym.escape import shown, type_name
 from textgym.prompts import Prompts, load_prompts
 from textgym.rewards import Reward, load_reward
 from textgym.schemes import Scheme, make_scheme
+from textgym.stops import StopStrings, checked_stop_strings
 from textgym.tasks import DEFAULT_TASK, make_task
 from textgym.tasks.base import Task
 from textgym.vocabulary import Vocabulary, make_vocabulary
@@ -20,28 +27,14 @@ from textgym.vocabulary import Vocabulary, make_vocabulary
 DEFAULT_MAX_NEW_TOKENS = 32
 _MANY_ROWS = 100_000  # more than this are never read at once
 
-# Keywords of later versions and the one value that today's behaviour equals.
-# Words that a keyword will know are told from misspelt ones.
-_LATER: dict[str, Any] = {
-    "prompt_order": "random",
-    "stop": None,
-    "on_limit": "terminate",
-    "on_reward_error": "raise",
-    "reward_timeout": None,
-    "isolate_reward": False,
-    "on_illegal_action": "raise",
-    "observation": "tokens",
-    "text_info": False,
-    "copy": True,
-    "rng": "per_env",
-}
-_LATER_WORDS = {
-    "prompt_order": "sequential",
-    "on_limit": "truncate",
-    "on_reward_error": "drop",
-    "on_illegal_action": "terminate",
-    "observation": "dict",
-    "rng": "shared",
+# Keywords that are one of two words; the first is the default.
+_WORDS = {
+    "prompt_order": ("random", "sequential"),
+    "on_limit": ("terminate", "truncate"),
+    "on_reward_error": ("raise", "drop"),
+    "on_illegal_action": ("raise", "terminate"),
+    "observation": ("tokens", "dict"),
+    "rng": ("per_env", "shared"),
 }
 
 
@@ -52,21 +45,43 @@ class Problem:
     Attributes:
         vocabulary: the tokens.
         prompts: what an episode may start from.
+        prompt_order: "random" or "sequential".
+        stop: the stop strings.
         reward: scores whole texts.
+        true_reward: the task's hidden gold reward, where it has one.
         scheme: when and how a score is paid.
+        potentials: the potential functions of the scheme.
+        constraint: which tokens are allowed next, where the task constrains them.
         max_new_tokens: the horizon W.
         max_prompt_tokens: tokens of the longest prompt allowed.
-        task: the built-in task, where one was asked for.
+        on_limit: "terminate" or "truncate", the flag that the horizon sets.
+        on_illegal_action: "raise" or "terminate".
+        observation: "tokens" or "dict".
+        text_info: whether infos hold the texts.
+        copy: whether observations are copies.
+        rng: "per_env" or "shared".
+        task: the built-in or registered task, where one was asked for.
         optimum: J*, the best expected return, or None where it is not known.
         uniform: J of the uniform policy, or None where it is not known.
     """
 
     vocabulary: Vocabulary
     prompts: Prompts
+    prompt_order: str
+    stop: StopStrings
     reward: Reward
+    true_reward: Reward | None
     scheme: Scheme
+    potentials: tuple[Reward, ...]
+    constraint: Constraint | None
     max_new_tokens: int
     max_prompt_tokens: int
+    on_limit: str
+    on_illegal_action: str
+    observation: str
+    text_info: bool
+    copy: bool
+    rng: str
     task: Task | None
     optimum: float | None
     uniform: float | None
@@ -81,34 +96,71 @@ def make_problem(
     task: str | None = None,
     level: int | None = None,
     prompts: Any = None,
+    prompt_order: str = "random",
     tokenizer: Any = None,
     stop_ids: Iterable[int] | None = None,
+    stop: Sequence[str] | None = None,
     reward: Any = None,
     scheme: Any = "terminal",
     max_new_tokens: int | None = None,
     max_prompt_tokens: int | None = None,
-    **later: Any,
+    on_limit: str = "terminate",
+    on_reward_error: str = "raise",
+    reward_timeout: float | None = None,
+    isolate_reward: bool = False,
+    on_illegal_action: str = "raise",
+    observation: str = "tokens",
+    text_info: bool = False,
+    copy: bool = True,
+    rng: str = "per_env",
+    **unknown_keywords: Any,
 ) -> Problem:
     """Build the problem that the keywords describe.
 
     Args:
-        task: a built-in task; `sort` where none is given and the other keywords leave its parts open.
+        task: a built-in or registered task; `sort` where none is given and the other keywords leave its parts open.
         level: the task's difficulty.
-        prompts: a list of str or dict rows, or the path of a .jsonl file; instead of the task's.
-        tokenizer: a list of symbols, or the path of a tokenizer.json or a Hugging Face folder; instead of the task's.
+        prompts: a list of str or dict rows, the path of a .txt, .jsonl, .csv or .parquet file, a sized and indexable
+            object, or a function of a generator that returns a row; instead of the task's.
+        prompt_order: "random": drawn with the row's generator; "sequential": each row walks the list from its start,
+            and begins again there when it is seeded.
+        tokenizer: a list of symbols, the path of a tokenizer.json or a Hugging Face folder, or a tokenizer object;
+            instead of the task's.
         stop_ids: the stop tokens, `[]` for none; instead of the tokenizer's.
-        reward: a function, "module:function" or "file.py:function" that scores whole texts; instead of the task's.
-        scheme: when and how a score is paid: "terminal", "prefix_delta", or a scheme object.
+        stop: stop strings; the text is cut at the first.
+        reward: a function, "module:function" or "file.py:function" that scores whole texts, several of them in a list,
+            or a dict of name -> function or (function, weight); instead of the task's.
+        scheme: when and how a score is paid: a name, an object of `textgym.schemes`, or a list of them.
         max_new_tokens: the horizon in tokens, the stop token included; the task's, or else 32.
         max_prompt_tokens: the longest prompt allowed, in tokens; the longest of the prompts by default.
-        **later: keywords that later versions read; any but the default value is refused.
+        on_limit: "terminate" or "truncate", the flag that the horizon sets.
+        on_reward_error: "raise", or "drop": the episode pays 0 and has `valid` False.
+        reward_timeout: seconds that a call of a reward function may take; None for no limit.
+        isolate_reward: run the reward functions in a subprocess of their own.
+        on_illegal_action: "raise", or "terminate": an action that the mask forbids ends the episode with score 0.
+        observation: "tokens", or "dict" with `tokens`, `length`, `attention_mask` and `action_mask`.
+        text_info: put `prompt` and `completion` in the infos.
+        copy: whether observations are copies, or views that the next step changes.
+        rng: "per_env", or "shared": the rows of a vector environment share one generator, which is faster.
+        **unknown_keywords: refused.
 
     Raises:
-        FileNotFoundError, TypeError, ValueError: a keyword that is unknown, missing or malformed; the message says
-            which, what is allowed and how to mend it.
+        FileNotFoundError, ImportError, TypeError, ValueError: a keyword that is unknown, missing or malformed; the
+            message says which, what is allowed and how to mend it.
     """
-    _refuse_later(later)
-    own = _Keywords(prompts, tokenizer, reward, max_new_tokens, stop_ids)
+    _refuse_unknown(unknown_keywords)
+    words = {
+        "prompt_order": prompt_order,
+        "on_limit": on_limit,
+        "on_reward_error": on_reward_error,
+        "on_illegal_action": on_illegal_action,
+        "observation": observation,
+        "rng": rng,
+    }
+    flags = {"isolate_reward": isolate_reward, "text_info": text_info, "copy": copy}
+    _check_words(words)
+    _check_flags(flags)
+    own = _Keywords(prompts, tokenizer, reward, max_new_tokens, stop_ids, stop)
     chosen = _chosen_task(task, level, own)
     vocabulary = _vocabulary(own, chosen)
     if chosen is not None and vocabulary.is_of_symbols(chosen.tokenizer):
@@ -117,16 +169,29 @@ def make_problem(
     if max_prompt_tokens is not None:
         max_prompt_tokens = _count("max_prompt_tokens", max_prompt_tokens, least=0)
     loaded = _prompts(own, chosen, vocabulary, max_prompt_tokens)
+    _check_order(prompt_order, loaded)
+    load = partial(load_reward, timeout=reward_timeout, on_error=on_reward_error, isolate=isolate_reward)
     chosen_scheme = make_scheme(scheme)
-    pays_score = getattr(chosen_scheme, "pays_score", False)
-    known = chosen if pays_score and not own.any_given() else None
+    own_task = chosen if chosen is not None and own.reward is None else None
+    known = chosen if chosen_scheme.pays_score and not own.any_given() else None
     return Problem(
         vocabulary=vocabulary,
         prompts=loaded,
-        reward=_reward(own, chosen),
+        prompt_order=prompt_order,
+        stop=StopStrings(checked_stop_strings(stop), vocabulary),
+        reward=load(_reward(own, chosen, loaded)),
+        true_reward=load_reward(own_task.true_reward) if own_task and own_task.true_reward else None,
         scheme=chosen_scheme,
+        potentials=tuple(load(one, what="potential function") for one in chosen_scheme.potentials),
+        constraint=chosen.constraint if chosen is not None and own.tokenizer is None else None,
         max_new_tokens=horizon,
         max_prompt_tokens=loaded.max_tokens,
+        on_limit=on_limit,
+        on_illegal_action=on_illegal_action,
+        observation=observation,
+        text_info=text_info,
+        copy=copy,
+        rng=rng,
         task=chosen,
         optimum=known.optimum if known else None,
         uniform=known.uniform if known else None,
@@ -142,33 +207,48 @@ class _Keywords:
     reward: Any
     max_new_tokens: Any
     stop_ids: Any
+    stop: Any
 
     def open_parts(self) -> list[str]:
-        """What a task must fill in."""
-        return [name for name in ("prompts", "tokenizer", "reward") if getattr(self, name) is None]
+        """What a task must fill in; a dataset that scores its answers brings its reward."""
+        scored = callable(getattr(self.prompts, "score_answer", None))
+        parts = ("prompts", "tokenizer") if scored else ("prompts", "tokenizer", "reward")
+        return [name for name in parts if getattr(self, name) is None]
 
     def any_given(self) -> bool:
-        values = (self.prompts, self.tokenizer, self.reward, self.max_new_tokens, self.stop_ids)
+        values = (self.prompts, self.tokenizer, self.reward, self.max_new_tokens, self.stop_ids, self.stop or None)
         return any(value is not None for value in values)
 
 
-def _refuse_later(later: dict[str, Any]) -> None:
-    from inspect import signature
+def _refuse_unknown(keywords: dict[str, Any]) -> None:
+    for name in keywords:
+        allowed = [name for name in signature(make_problem).parameters if name != "unknown_keywords"]
+        raise TypeError(
+            f"TextGen-v0 has no keyword {name!r}; it has {', '.join(sorted(allowed))}.{did_you_mean(name, allowed)}"
+        )
 
-    for name, value in later.items():
-        if name not in _LATER:
-            allowed = [*signature(make_problem).parameters, *_LATER]
-            allowed.remove("later")
-            raise TypeError(
-                f"TextGen-v0 has no keyword {name!r}; it has {', '.join(sorted(allowed))}.{did_you_mean(name, allowed)}"
-            )
-        today = _LATER[name]
-        nothing = name == "stop" and isinstance(value, list) and not value
-        if nothing or (type(value) is type(today) and value == today):
-            continue
-        if name in _LATER_WORDS and value != _LATER_WORDS[name]:
-            raise ValueError(unknown(name, value, (today, _LATER_WORDS[name])))
-        raise NotBuiltError(f"{name}={value!r} is not built yet; leave it out or give {today!r}")
+
+def _check_words(words: dict[str, Any]) -> None:
+    for name, value in words.items():
+        if not isinstance(value, str):
+            allowed = " or ".join(map(repr, _WORDS[name]))
+            raise TypeError(f"{name} is {shown(value)} of type {type_name(value)}; give {allowed}")
+        if value not in _WORDS[name]:
+            raise ValueError(unknown(name, value, _WORDS[name]))
+
+
+def _check_flags(flags: dict[str, Any]) -> None:
+    for name, value in flags.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} is {shown(value)} of type {type_name(value)}; give True or False")
+
+
+def _check_order(prompt_order: str, prompts: Prompts) -> None:
+    if prompt_order == "sequential" and not prompts.sized:
+        raise ValueError(
+            "prompt_order='sequential' needs a list of prompts, and these come from a function, which "
+            "draws them; leave prompt_order out"
+        )
 
 
 def _chosen_task(task: str | None, level: int | None, own: _Keywords) -> Task | None:
@@ -207,11 +287,14 @@ def _prompts(own: _Keywords, task: Task | None, vocabulary: Vocabulary, max_toke
     return Prompts(task.prompts, vocabulary, max_tokens, lazy=max_tokens is not None)
 
 
-def _reward(own: _Keywords, task: Task | None) -> Reward:
+def _reward(own: _Keywords, task: Task | None, prompts: Prompts) -> Any:
+    """The user's reward, that of a dataset which scores its answers itself, or the task's."""
     if own.reward is not None:
-        return load_reward(own.reward)
+        return own.reward
+    if prompts.score_answer is not None:
+        return prompts.score_answer
     assert task is not None
-    return Reward(task.reward)
+    return task.reward
 
 
 def _horizon(max_new_tokens: int | None, task: Task | None) -> int:

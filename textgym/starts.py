@@ -5,13 +5,13 @@ a prefix. A vector environment takes `rows` too: the same keys with one value a 
 """
 
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from textgym.errors import did_you_mean
-from textgym.escape import shown, type_name
+from textgym.escape import excerpt, shown, type_name
 from textgym.problem import Problem
 from textgym.prompts import Prompt, check_columns
 
@@ -27,14 +27,12 @@ class Start(NamedTuple):
     completion_ids: np.ndarray = _NO_TOKENS  # int64 [P], tokens that count as generated already
 
 
-def make_start(problem: Problem, options: dict[str, Any] | None, generator: np.random.Generator) -> Start:
-    """The start that the options name; without one, a prompt drawn with the generator.
+def make_start(problem: Problem, options: dict[str, Any], draw: Callable[[], Prompt]) -> Start:
+    """The start that the options name; `draw` supplies the prompt where they name none.
 
     Raises:
         TypeError, ValueError: options that are unknown, contradict each other, or name a state outside the process.
     """
-    if options is None:
-        return Start(problem.prompts[int(generator.integers(len(problem.prompts)))])
     check_options(options, OPTIONS)
     given = [name for name in _SOURCES if options.get(name) is not None]
     if len(given) > 1:
@@ -44,13 +42,12 @@ def make_start(problem: Problem, options: dict[str, Any] | None, generator: np.r
         raise ValueError(
             "the reset option 'columns' goes with 'prompt' or 'prompt_ids'; a prompt of the list has its own"
         )
+    prefix = _prefix(problem, options.get("completion_ids"))
     if not given:
-        prompt = problem.prompts[int(generator.integers(len(problem.prompts)))]
-    elif given == ["prompt_index"]:
-        prompt = problem.prompts[_index(options["prompt_index"], len(problem.prompts))]
-    else:
-        prompt = _own_prompt(problem, options, columns or {})
-    return Start(prompt, _prefix(problem, options.get("completion_ids")))
+        return Start(draw(), prefix)
+    if given == ["prompt_index"]:
+        return Start(problem.prompts[_index(options["prompt_index"], problem)], prefix)
+    return Start(_own_prompt(problem, options, columns or {}), prefix)
 
 
 def check_options(options: dict[str, Any], allowed: Sequence[str]) -> None:
@@ -131,16 +128,17 @@ def _prefix(problem: Problem, completion_ids: Any) -> np.ndarray:
     if completion_ids is None:
         return _NO_TOKENS
     ids = _ids(problem, "completion_ids", completion_ids)
+    ended = "the reset option 'completion_ids' ends the episode already:"
     stops = np.isin(ids, problem.vocabulary.stop_ids)
     if stops.any():
         place = int(stops.argmax())
-        raise ValueError(
-            f"the reset option 'completion_ids' ends the episode already: place {place} is the stop token {ids[place]}"
-        )
+        raise ValueError(f"{ended} place {place} is the stop token {ids[place]}")
     if len(ids) >= problem.max_new_tokens:
+        raise ValueError(f"{ended} it has {len(ids)} tokens, and max_new_tokens={problem.max_new_tokens}")
+    text = problem.vocabulary.decode(ids.tolist()) if problem.stop else ""
+    if problem.stop.cut(text) != text:
         raise ValueError(
-            f"the reset option 'completion_ids' ends the episode already: it has {len(ids)} tokens, and "
-            f"max_new_tokens={problem.max_new_tokens}"
+            f"{ended} its text {excerpt(text)} holds one of the stop strings {shown(problem.stop.strings)}"
         )
     return ids
 
@@ -160,10 +158,15 @@ def _ids(problem: Problem, name: str, value: Any) -> np.ndarray:
     return ids.astype(np.int64)
 
 
-def _index(value: Any, count: int) -> int:
+def _index(value: Any, problem: Problem) -> int:
     if isinstance(value, bool | np.bool_) or not hasattr(value, "__index__"):
         raise TypeError(f"the reset option 'prompt_index' is {value!r} of type {type(value).__name__}; give an integer")
-    index = operator.index(value)
+    if not problem.prompts.sized:
+        raise ValueError(
+            "the reset option 'prompt_index' needs a list of prompts, and these come from a function; give 'prompt' or "
+            "'prompt_ids'"
+        )
+    index, count = operator.index(value), len(problem.prompts)
     if not 0 <= index < count:
         raise ValueError(f"the reset option 'prompt_index' is {index}; there are prompts 0 to {count - 1}")
     return index

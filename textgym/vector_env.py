@@ -3,25 +3,29 @@
 Row i of an environment seeded s behaves exactly as a scalar environment seeded s + i.
 """
 
+import copy
 import operator
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from textgym.env import observation_space
+from textgym.draws import PromptDraws, RowGenerators
+from textgym.finish import FinishReason
+from textgym.observations import observation_space, observe, row_of
 from textgym.problem import Problem, make_problem
 from textgym.rendering import RENDER_MODES, HumanRenderer, render_ansi, render_rgb, usable_render_mode
-from textgym.starts import make_start, row_options
+from textgym.starts import Start, make_start, row_options
+from textgym.state import get_state, set_state
 from textgym.transition import Transition
 
 
-class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
+class TextGenVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
     """N text-generation environments as one; see `TextGenEnv` for the process.
 
     Args:
@@ -68,50 +72,54 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
             warnings.warn(warning, UserWarning, stacklevel=2)
         self._human = HumanRenderer() if self.render_mode == "human" else None
         self.num_envs = operator.index(num_envs)
-        self._transition = Transition(self.problem, self.num_envs)  # before the spaces: it refuses an absurd length
+        shared = self.problem.rng == "shared"
+        self._generators = RowGenerators(self.num_envs, shared)
+        # Before the spaces: it refuses an absurd length.
+        self._transition = Transition(self.problem, self.num_envs, self._generators)
+        sequential = self.problem.prompt_order == "sequential"
+        self._draws = PromptDraws(self.problem.prompts, sequential, self._generators, self.num_envs, shared)
         self.vocabulary = self.problem.vocabulary
         self.optimum, self.uniform = self.problem.optimum, self.problem.uniform
-        self.single_observation_space = observation_space(self.problem.max_length, self.vocabulary.size)
+        self.single_observation_space = observation_space(self.problem)
         self.single_action_space = gym.spaces.Discrete(self.vocabulary.size)
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
-        self._terminated = np.zeros(self.num_envs, dtype=bool)
-        self._generators: list[np.random.Generator | None] = [None] * self.num_envs
-        self._seeds: list[int | None] = [None] * self.num_envs
+        self._ended = np.zeros(self.num_envs, dtype=bool)
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[np.ndarray, dict[str, Any]]:
+    ) -> tuple[Any, dict[str, Any]]:
         """Begin an episode in every row, or in those of `options["reset_mask"]`.
 
         Args:
-            seed: an integer s seeds row i with s + i; a sequence holds one seed a row.
+            seed: an integer s seeds row i with s + i, or the one generator of `rng="shared"` with s; a sequence holds
+                one seed a row. A row that is seeded begins its walk in order at the first prompt again.
             options: see `textgym.starts`; `rows` holds one value a row, `reset_mask` bool [N] picks rows.
 
         Returns:
-            The observations int64 [N, L] and the infos; entries of rows that were not reset are 0 and masked out.
+            The observations and the infos; entries of rows that were not reset are 0 and masked out.
         """
         rows = np.arange(self.num_envs)
         each = row_options(options, self.num_envs) if options is not None else None
         if options is not None and options.get("reset_mask") is not None:
             rows = np.flatnonzero(self._checked_mask(options["reset_mask"]))
-        self._seed(rows, seed)
+        self._draws.rewind(self._generators.seed(rows, seed))
         self._start(rows, each)
-        self._terminated[rows] = False
-        return self._transition.tokens.copy(), self._infos(rows)
+        self._ended[rows] = False
+        return observe(self._transition), self._infos(rows)
 
-    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+    def step(self, actions: np.ndarray) -> tuple[Any, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """Append a token to every running row.
 
         Args:
             actions: int [N], token ids 0 to V-1; that of a row which is frozen, or restarts now, is not looked at.
 
         Returns:
-            The observations int64 [N, L], rewards float64 [N], terminated bool [N], truncated bool [N] (all False) and
-            infos. In SAME_STEP a row that ended shows its next episode, and `final_obs` and `final_info` the ended one.
+            The observations, rewards float64 [N], terminated bool [N], truncated bool [N] and infos. In SAME_STEP a row
+            that ended shows its next episode, and `final_obs` and `final_info` the ended one.
 
         Raises:
-            ValueError: an action outside the action space, or a wrong number of them.
+            ValueError: an action outside the action space, or one that the mask forbids, or a wrong number of them.
             textgym.RewardError: the reward function failed.
             gymnasium.error.ResetNeeded: the environment was never reset.
         """
@@ -121,39 +129,49 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         self._transition.reward[:] = 0.0
         if len(stepping):
             self._transition.step(actions, stepping)
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._terminated.any():
-            self._start(np.flatnonzero(self._terminated), None)
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._ended.any():
+            self._start(np.flatnonzero(self._ended), None)
         if self.autoreset_mode is not AutoresetMode.DISABLED:
-            self._terminated = np.zeros(self.num_envs, dtype=bool)
-        self._terminated[stepping] = ~self._transition.running[stepping]
-        if self._human is not None:  # before a row restarts
-            ended = stepping[self._terminated[stepping]]
-            self._human.show_rows({int(row): self._transition.view(row) for row in ended})
-        rewards, terminated = self._transition.reward.copy(), self._terminated.copy()
+            self._ended = np.zeros(self.num_envs, dtype=bool)
+        self._ended[stepping] = ~self._transition.running[stepping]
+        truncated = self._truncated()
+        rewards, terminated = self._transition.reward.copy(), self._ended & ~truncated
+        self._show(stepping)
         final = self._finish_same_step() if self.autoreset_mode is AutoresetMode.SAME_STEP else {}
         infos = {**final, **self._infos(np.arange(self.num_envs))}
-        return self._transition.tokens.copy(), rewards, terminated, np.zeros_like(terminated), infos
+        return observe(self._transition), rewards, terminated, truncated, infos
 
     def action_masks(self) -> np.ndarray:
-        """Which actions are legal now, bool [N, V]; all are, no task constrains them."""
-        return np.ones((self.num_envs, self.vocabulary.size), dtype=bool)
+        """Which actions are legal now, bool [N, V]; all in a row that has ended, and where no task constrains them."""
+        return self._transition.action_masks()
 
     def render(self) -> tuple[str, ...] | tuple[np.ndarray, ...] | None:
-        """Each row's episode as it stands.
+        """Each row's episode as text ("ansi") or as a frame ("rgb_array"); "human" prints by itself."""
+        if self.render_mode == "ansi":
+            return tuple(render_ansi(self._transition.view(row)) for row in range(self.num_envs))
+        if self.render_mode == "rgb_array":
+            return tuple(render_rgb(self._transition.view(row)) for row in range(self.num_envs))
+        return None
 
-        Returns:
-            With `render_mode="ansi"` N texts, with "rgb_array" N pictures uint8 [360, 640, 3]; None with "human", which
-            prints a line for each episode that ends by itself, and without a render mode.
+    def get_state(self) -> dict[str, np.ndarray]:
+        """The episodes, the generators and the places in the list of prompts, as arrays that `np.savez` can store.
 
         Raises:
-            ImportError: pictures are asked for and pillow is not installed.
+            TypeError: a column that JSON cannot hold.
         """
-        views = (self._transition.view(row) for row in range(self.num_envs))
-        if self.render_mode == "ansi":
-            return tuple(map(render_ansi, views))
-        if self.render_mode == "rgb_array":
-            return tuple(map(render_rgb, views))
-        return None
+        state = get_state(self._transition, self._draws, self._generators.state())
+        return state | {"ended": self._ended.copy()}
+
+    def set_state(self, state: Mapping[str, np.ndarray]) -> None:
+        """Go on where `get_state` was called, on an environment that was made with the same keywords and `num_envs`.
+
+        Raises:
+            TypeError, ValueError: no state of such an environment; nothing has changed then.
+        """
+        count = self._generators.count
+        generators, arrays = set_state(self._transition, self._draws, state, {"ended": self._ended}, count)
+        self._generators.restore(generators)
+        self._ended[:] = arrays["ended"]
 
     @property
     def any_running(self) -> bool:
@@ -176,32 +194,43 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
     @property
     def np_random_seed(self) -> tuple[int | None, ...]:  # type: ignore[override]
         """The seed of each row."""
-        return tuple(self._seeds)
+        return self._generators.seeds
 
     @property  # type: ignore[misc]
     def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
         """The generator of each row."""
-        return tuple(self._generator(row) for row in range(self.num_envs))
+        return tuple(self._generators(row) for row in range(self.num_envs))
 
     def _start(self, rows: np.ndarray, options: list[dict[str, Any]] | None) -> None:
-        starts = [
-            make_start(self.problem, options[row] if options is not None else None, self._generator(row))
-            for row in rows
-        ]
+        if options is None:
+            starts = [Start(prompt) for prompt in self._draws(rows)]
+        else:
+            starts = [make_start(self.problem, options[row], partial(self._draws.one, row)) for row in rows.tolist()]
         self._transition.start(rows, starts)
+
+    def _truncated(self) -> np.ndarray:
+        if self.problem.on_limit == "terminate":
+            return np.zeros(self.num_envs, dtype=bool)
+        return self._ended & (self._transition.finish_reason == FinishReason.LIMIT)
+
+    def _show(self, stepping: np.ndarray) -> None:
+        if self._human is not None:  # before an ended row restarts
+            ended = stepping[self._ended[stepping]].tolist()
+            self._human.show_rows({row: self._transition.view(row) for row in ended})
 
     def _finish_same_step(self) -> dict[str, Any]:
         """Begin the next episode of every row that ended; what the ended ones looked like, as Gymnasium has it."""
-        rows = np.flatnonzero(self._terminated)
+        rows = np.flatnonzero(self._ended)
         if not len(rows):
             return {}
-        ended = self._terminated.copy()
+        ended = self._ended.copy()
         final_obs = np.full(self.num_envs, None, dtype=object)
-        for row in rows:
-            final_obs[row] = self._transition.tokens[row].copy()
+        observations = observe(self._transition)
+        for row in rows.tolist():
+            final_obs[row] = copy.deepcopy(row_of(observations, row))
         final_info = self._infos(rows)
         self._start(rows, None)
-        self._terminated = np.zeros(self.num_envs, dtype=bool)
+        self._ended = np.zeros(self.num_envs, dtype=bool)
         return {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended.copy()}
 
     def _infos(self, rows: np.ndarray) -> dict[str, Any]:
@@ -210,31 +239,9 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         infos: dict[str, Any] = {}
         for name, values in self._transition.infos().items():
             if len(rows) < self.num_envs:
-                values[~present] = 0
+                values[~present] = None if values.dtype == object else 0
             infos[name], infos[f"_{name}"] = values, present.copy()
         return infos
-
-    def _generator(self, row: int) -> np.random.Generator:
-        generator = self._generators[row]
-        if generator is None:
-            generator, self._seeds[row] = seeding.np_random()
-            self._generators[row] = generator
-        return generator
-
-    def _seed(self, rows: np.ndarray, seed: int | Sequence[int | None] | None) -> None:
-        if seed is None:
-            return
-        if isinstance(seed, Sequence | np.ndarray):
-            seeds = [None if one is None else operator.index(one) for one in seed]
-        else:
-            seeds = [operator.index(seed) + row for row in range(self.num_envs)]
-        if len(seeds) != self.num_envs:
-            raise ValueError(
-                f"seed has {len(seeds)} values; give an integer, or one for each of the {self.num_envs} rows"
-            )
-        for row in rows:
-            if seeds[row] is not None:
-                self._generators[row], self._seeds[row] = seeding.np_random(seeds[row])
 
     def _checked_mask(self, mask: Any) -> np.ndarray:
         if not isinstance(mask, np.ndarray) or mask.dtype != np.bool_ or mask.shape != (self.num_envs,):
@@ -246,7 +253,7 @@ class TextGenVectorEnv(VectorEnv[np.ndarray, np.ndarray, np.ndarray]):
         return mask
 
     def _check_reset(self) -> None:
-        begun = self._transition.running | self._terminated
+        begun = self._transition.running | self._ended
         if self.autoreset_mode is AutoresetMode.DISABLED and begun.any():
             return  # a row that was never begun is frozen, like one that has ended
         if not begun.all():

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.textgym.cases import CASES, MODES, arrays, make, make_vec
+from tests.textgym.cases import CASES, MODES, arrays, legal_actions, make, make_vec
 
 
 def main() -> None:
@@ -20,15 +20,11 @@ def _digest(name: str) -> str:
         rng = np.random.default_rng(11)
         _add(digest, env.reset(seed=5))
         for _ in range(12):
-            result = env.step(rng.integers(_bounds(env.action_space)))
+            result = env.step(legal_actions(env, rng))
             _add(digest, result)
-            if result[2] is True:
+            if not hasattr(env, "num_envs") and (result[2] or result[3]):
                 _add(digest, env.reset())
     return digest.hexdigest()
-
-
-def _bounds(space: Any) -> Any:
-    return space.nvec if space.shape else space.n
 
 
 def _add(digest: Any, result: tuple[Any, ...]) -> None:

@@ -17,7 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from tests.textgym.cases import CASES, MODES, arrays, assert_same, make, make_sync, make_vec
+from tests.textgym.cases import CASES, MODES, arrays, assert_same, legal_actions, make, make_sync, make_vec, tokens_of
 from textgym.vector_env import TextGenVectorEnv
 
 ROOT = Path(__file__).parents[2]
@@ -30,20 +30,32 @@ INFO_DTYPES = {
     "scores_valid": (np.ndarray, np.bool_),
     "valid": (bool, np.bool_),
 }
+DROPPED = "an episode is dropped"
 RESERVED = ("episode", "env_id", "final", "terminal_observation", "TimeLimit")
 
 every_case = pytest.mark.parametrize("name", CASES)
 every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
 
 
-def random_actions(env: Any, rng: np.random.Generator) -> np.ndarray:
-    return rng.integers(env.single_action_space.n, size=env.num_envs)
+def expected_infos(env: Any) -> dict[str, tuple[type, Any, tuple[int, ...]]]:
+    """Type, dtype and shape of every info key of one row of an environment."""
+    problem = env.unwrapped.problem
+    functions = (len(problem.reward.names),)
+    kinds = {key: (kind, dtype, functions if kind is np.ndarray else ()) for key, (kind, dtype) in INFO_DTYPES.items()}
+    if problem.task is not None and problem.task.true_reward is not None:
+        kinds["true_score"] = (float, np.float64, ())
+    if problem.task is not None and problem.task.constraint is not None:
+        kinds["action_mask"] = (np.ndarray, np.int8, (problem.vocabulary.size,))
+    if problem.text_info:
+        kinds |= {"prompt": (str, object, ()), "completion": (str, object, ())}
+    return kinds
 
 
 @every_case
 def test_gymnasium_has_no_complaint(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=DROPPED)
         check_env(make(name).unwrapped, skip_render_check=True)
 
 
@@ -51,6 +63,7 @@ def test_gymnasium_has_no_complaint(name):
 def test_stable_baselines3_has_no_complaint(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=DROPPED)
         stable_baselines3.common.env_checker.check_env(make(name))
 
 
@@ -81,7 +94,7 @@ def test_native_and_sync_walk_in_lockstep(name, mode):
     native, sync = make_vec(name, mode=mode), make_sync(name, mode=mode)
     assert_same(native.reset(seed=3), sync.reset(seed=3))
     for step in range(60):
-        actions = random_actions(native, rng)
+        actions = legal_actions(native, rng)
         result = native.step(actions)
         assert_same(result, sync.step(actions), f"step {step}")
         mask = np.zeros(3, dtype=bool) if rng.random() < 0.8 else rng.random(3) < 0.5
@@ -168,9 +181,9 @@ def walk(env: Any, steps: int = 14, scribble: bool = False) -> list[Any]:
 
     note(env.reset(seed=4))
     for _ in range(steps):
-        actions = random_actions(env, rng) if vector else rng.integers(env.action_space.n, size=1)
+        actions = np.atleast_1d(legal_actions(env, rng))
         result = env.step(actions if vector else actions[0])
-        mask = np.array(result[2])
+        mask = np.logical_or(result[2], result[3])
         note(result)
         actions[:] = 0
         if not vector and mask:
@@ -216,12 +229,14 @@ def test_action_masks_are_a_fresh_array_of_bools():
 @every_case
 def test_infos_have_the_same_keys_and_types_at_reset_and_every_step(name):
     for result in walk(make(name), scribble=None):
-        info = result[-1]
-        assert {key: type(value) for key, value in info.items()} == {
-            key: kind for key, (kind, _) in INFO_DTYPES.items()
+        described = {
+            key: (type(value), value.dtype if isinstance(value, np.ndarray) else None, np.shape(value))
+            for key, value in result[-1].items()
         }
-        assert info["scores"].shape == info["scores_valid"].shape == (1,)
-        assert (info["scores"].dtype, info["scores_valid"].dtype) == (np.float64, np.bool_)
+        assert described == {
+            key: (kind, np.dtype(dtype) if kind is np.ndarray else None, shape)
+            for key, (kind, dtype, shape) in expected_infos(make(name)).items()
+        }
 
 
 @every_case
@@ -229,10 +244,10 @@ def test_infos_have_the_same_keys_and_types_at_reset_and_every_step(name):
 def test_vector_infos_have_the_same_keys_and_dtypes_at_reset_and_every_step(name, mode):
     for result in walk(make_vec(name, mode=mode), scribble=None):
         infos = {key: value for key, value in result[-1].items() if "final" not in key}
-        assert set(infos) == {*INFO_DTYPES, *(f"_{key}" for key in INFO_DTYPES)}
-        for key, (kind, dtype) in INFO_DTYPES.items():
-            shape = (3, 1) if kind is np.ndarray else (3,)
-            assert (infos[key].dtype, infos[key].shape) == (dtype, shape), key
+        expected = expected_infos(make(name))
+        assert set(infos) == {*expected, *(f"_{key}" for key in expected)}
+        for key, (_, dtype, shape) in expected.items():
+            assert (infos[key].dtype, infos[key].shape) == (dtype, (3, *shape)), key
             assert (infos[f"_{key}"].dtype, infos[f"_{key}"].shape) == (np.bool_, (3,)), key
 
 
@@ -247,16 +262,21 @@ def test_an_observation_is_prompt_then_actions_then_pad(name):
     env = make(name)
     size = env.action_space.n
     observation, info = env.reset(seed=9)
-    written = observation[: info["prompt_length"]].tolist()
-    assert env.observation_space == gym.spaces.Box(0, size, observation.shape, np.int64)
-    rng, terminated = np.random.default_rng(0), False
-    while not terminated:
+    tokens = tokens_of(observation)
+    written = tokens[: info["prompt_length"]].tolist()
+    space = env.observation_space
+    assert (space["tokens"] if isinstance(space, gym.spaces.Dict) else space) == gym.spaces.Box(
+        0, size, tokens.shape, np.int64
+    )
+    rng, ended = np.random.default_rng(0), False
+    while not ended:
         assert info["length"] == len(written)
-        assert observation.tolist() == written + [size] * (len(observation) - len(written))
-        assert observation.dtype == np.int64 and observation in env.observation_space
-        written.append(int(rng.integers(size)))
-        observation, _, terminated, _, info = env.step(written[-1])
-    assert observation[: info["length"]].tolist() == written
+        assert tokens.tolist() == written + [size] * (len(tokens) - len(written))
+        assert tokens.dtype == np.int64 and observation in space
+        written.append(int(legal_actions(env, rng)))
+        observation, _, terminated, truncated, info = env.step(written[-1])
+        tokens, ended = tokens_of(observation), terminated or truncated
+    assert tokens[: info["length"]].tolist() == written
 
 
 @pytest.mark.parametrize(
@@ -279,11 +299,14 @@ def test_spaces_count_tokens(name, size, length):
 
 
 @every_case
-def test_rewards_and_flags_are_plain_python_values_and_never_truncated(name):
-    for result in walk(make(name), scribble=None):
+def test_rewards_and_flags_are_plain_python_values_and_the_horizon_alone_truncates(name):
+    env = make(name)
+    truncates = env.unwrapped.problem.on_limit == "truncate"
+    for result in walk(env, scribble=None):
         if len(result) == 5:
             assert [type(value) for value in result[1:4]] == [float, bool, bool]
-            assert not result[3]
+            assert result[3] is (truncates and result[4]["finish_reason"] == 2)
+            assert result[2] is (result[4]["finish_reason"] > 0 and not result[3])
 
 
 @pytest.mark.parametrize(
@@ -317,8 +340,10 @@ def test_a_finished_row_is_frozen_in_disabled_mode(name):
     envs = make_vec(name, num_envs=2, mode=AutoresetMode.DISABLED)
     envs.reset(seed=1)
     horizon = envs.unwrapped.problem.max_new_tokens
+    rng = np.random.default_rng(0)
     for _ in range(horizon):
-        observations, rewards, terminated, truncated, infos = envs.step(np.zeros(2, dtype=int))
+        observations, rewards, terminated, truncated, infos = envs.step(legal_actions(envs, rng))
+    assert (terminated | truncated).all()
     frozen = (observations, terminated, truncated, infos)
     for actions in ([0, 0], [-1, 10**6]):
         observations, rewards, terminated, truncated, infos = envs.step(np.array(actions))
@@ -326,8 +351,9 @@ def test_a_finished_row_is_frozen_in_disabled_mode(name):
         assert rewards.tolist() == [0.0, 0.0]
     _, infos = envs.reset(options={"reset_mask": np.array([True, False])})
     assert infos["_length"].tolist() == [True, False] and infos["finish_reason"].tolist() == [0, 0]
-    observations, _, terminated, _, infos = envs.step(np.zeros(2, dtype=int))
-    assert_same((observations[1], terminated[1]), (frozen[0][1], frozen[1][1]))
+    observations, _, terminated, truncated, infos = envs.step(legal_actions(envs, rng))
+    assert_same(tokens_of(observations)[1], tokens_of(frozen[0])[1])
+    assert (terminated[1], truncated[1]) == (frozen[1][1], frozen[2][1])
     assert infos["score"][1] == frozen[3]["score"][1] and infos["finish_reason"][1] == frozen[3]["finish_reason"][1]
 
 

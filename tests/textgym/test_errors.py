@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import textgym
-from tests.textgym.cases import assert_same
 from textgym.errors import did_you_mean, unknown
 
 OWN = dict(tokenizer=["a", "b", "<eos>"], prompts=["a"], reward=lambda completions: [0.0] * len(completions))
@@ -35,8 +34,12 @@ KEYWORDS = [
     (dict(max_prompt_tokens=10**12, prompts=["0"]), ValueError, ["1000000000004", "max_prompt_tokens", "16 GiB"]),
     (own(max_prompt_tokens=0), ValueError, ["prompts[0]", "'prompt'", "1 tokens", "max_prompt_tokens=0", "raise"]),
     (dict(promts=["a"]), TypeError, ["'promts'", "max_new_tokens", "Did you mean 'prompts'"]),
-    (dict(scheme="terminl"), ValueError, ["scheme", "'terminl'", "prefix_delta, terminal", "Did you mean 'terminal'"]),
-    (dict(scheme=None), TypeError, ["scheme", "None", "prefix_delta, terminal"]),
+    (
+        dict(scheme="terminl"),
+        ValueError,
+        ["scheme", "'terminl'", "reference, terminal", "Did you mean 'terminal'"],
+    ),
+    (dict(scheme=None), TypeError, ["scheme", "None", "prefix_delta, reference, terminal"]),
     (dict(scheme=textgym.schemes.Terminal), TypeError, ["scheme", "textgym.schemes.Terminal()"]),
     (dict(stop_ids=5), TypeError, ["stop_ids", "5", "int", "list"]),
     (dict(stop_ids=["1"]), TypeError, ["stop_ids", "'1'", "str", "integers"]),
@@ -105,7 +108,11 @@ KEYWORDS = [
     (dict(reward="my_reward.py:number"), TypeError, ["my_reward.py:number", "int", "function"]),
     (dict(reward="broken.py:score"), ImportError, ["'broken.py'", "ZeroDivisionError"]),
     (dict(reward="absent_module:score"), ImportError, ["'absent_module'", "absent_module.py:"]),
-    (dict(prompt_order="sequental"), ValueError, ["prompt_order", "'sequental'", "random", "Did you mean 'sequential'"]),
+    (
+        dict(prompt_order="sequental"),
+        ValueError,
+        ["prompt_order", "'sequental'", "Did you mean 'sequential'"],
+    ),
     (dict(prompt_order=1), TypeError, ["prompt_order", "1", "int", "'random' or 'sequential'"]),
     (
         own(prompts=lambda generator: {"prompt": "a"}, max_prompt_tokens=2, prompt_order="sequential"),

@@ -35,7 +35,7 @@ def score(completions):
 def started(reward=score, completions=((),)):
     """A transition with a row for each completion, that far into the episode."""
     problem = make_problem(reward=reward, **KEYWORDS)
-    transition = Transition(problem, len(completions))
+    transition = Transition(problem, len(completions), lambda row: np.random.default_rng(row))
     starts = [Start(problem.prompts[0], np.array(ids, dtype=np.int64)) for ids in completions]
     transition.start(np.arange(len(completions)), starts)
     return transition
@@ -73,7 +73,7 @@ def test_rows_that_are_not_named_stay_as_they_are():
 
 def snapshot(transition):
     arrays = {name: value.tolist() for name, value in vars(transition).items() if isinstance(value, np.ndarray)}
-    return {**arrays, "text": transition.text(0)}
+    return {**arrays, "view": transition.view(0)}
 
 
 @pytest.mark.parametrize("actions", [[A, B], [STOP, A]])

@@ -1,0 +1,52 @@
+"""What the agent sees of the rows: the history alone, or a dict with its length and masks."""
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from textgym.problem import Problem
+from textgym.transition import Transition
+
+
+def observation_space(problem: Problem) -> gym.Space[Any]:
+    """The space of one row's observation, as the keyword `observation` says."""
+    length, size = problem.max_length, problem.vocabulary.size
+    tokens = gym.spaces.Box(0, size, (length,), np.int64)
+    if problem.observation == "tokens":
+        return tokens
+    return gym.spaces.Dict(
+        {
+            "tokens": tokens,
+            "length": gym.spaces.Box(0, length, (1,), np.int64),
+            "attention_mask": gym.spaces.Box(0, 1, (length,), np.int8),
+            "action_mask": gym.spaces.Box(0, 1, (size,), np.int8),
+        }
+    )
+
+
+def observe(transition: Transition) -> Any:
+    """The observations of all rows.
+
+    Returns:
+        int64 [N, L], or a dict of `tokens` int64 [N, L], `length` int64 [N, 1], `attention_mask` int8 [N, L] (1 on
+        tokens, 0 on PAD) and `action_mask` int8 [N, V] (1 where a token is legal). Copies, or with `copy=False` the
+        transition's own tokens, which the next step changes.
+    """
+    problem = transition.problem
+    tokens = transition.tokens.copy() if problem.copy else transition.tokens
+    if problem.observation == "tokens":
+        return tokens
+    return {
+        "tokens": tokens,
+        "length": transition.length[:, None].copy(),
+        "attention_mask": (np.arange(problem.max_length) < transition.length[:, None]).astype(np.int8),
+        "action_mask": transition.action_masks().astype(np.int8),
+    }
+
+
+def row_of(observations: Any, row: int) -> Any:
+    """The observation of one row out of those of all."""
+    if isinstance(observations, dict):
+        return {name: values[row] for name, values in observations.items()}
+    return observations[row]

@@ -1,0 +1,61 @@
+"""Stop strings: where a generated text ends that holds one, also when it spans tokens.
+
+Does not know stop tokens; those are ids of the vocabulary.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from textgym.escape import shown, type_name
+from textgym.vocabulary import Vocabulary
+
+_LOOK_BACK = 16  # tokens that may decode to nothing, or that begin inside a character
+
+
+class StopStrings:
+    """The strings that end an episode.
+
+    Args:
+        strings: non-empty, none of them twice.
+        vocabulary: decodes the texts.
+    """
+
+    def __init__(self, strings: Sequence[str], vocabulary: Vocabulary) -> None:
+        self.strings = tuple(strings)
+        self._vocabulary = vocabulary
+        # A token holds at least a byte, so a string that the last token completes lies within so many of them.
+        self._window = max((len(string.encode()) for string in strings), default=0) + _LOOK_BACK
+
+    def __bool__(self) -> bool:
+        return bool(self.strings)
+
+    def completed(self, completions: Sequence[Sequence[int]]) -> list[bool]:
+        """Whether the last token of each completion, given as ids, has completed a stop string."""
+        tails = [list(ids[-self._window :]) for ids in completions]
+        return [self._first(text) is not None for text in self._vocabulary.decode_batch(tails)]
+
+    def cut(self, text: str) -> str:
+        """The text before its first stop string, all of it where there is none."""
+        return text[: self._first(text)]
+
+    def _first(self, text: str) -> int | None:
+        places = [place for string in self.strings if (place := text.find(string)) >= 0]
+        return min(places, default=None)
+
+
+def checked_stop_strings(stop: Any) -> tuple[str, ...]:
+    """The stop strings that the keyword `stop` describes, each once.
+
+    Raises:
+        TypeError, ValueError: no list of non-empty strings.
+    """
+    if stop is None:
+        return ()
+    if isinstance(stop, str) or not isinstance(stop, list | tuple):
+        raise TypeError(f"stop is {shown(stop)} of type {type_name(stop)}; give a list of strings, as in stop=['END']")
+    for place, string in enumerate(stop):
+        if not isinstance(string, str):
+            raise TypeError(f"stop[{place}] is {shown(string)} of type {type_name(string)}; give strings")
+        if not string:
+            raise ValueError(f"stop[{place}] is the empty string, which every text holds; give at least a character")
+    return tuple(dict.fromkeys(stop))
