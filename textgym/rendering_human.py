@@ -29,7 +29,9 @@ class HumanRenderer:
     """
 
     def __init__(self, console: "Console | None" = None) -> None:
-        self._console = console if console is not None else _standard_output()
+        self._console = console
+        if console is None:
+            _standard_output()  # a missing library shows here, not in the middle of an episode
         self._last: View | None = None
         self._written = ""  # of the completion on the open line
         self._line_is_open = False
@@ -80,10 +82,12 @@ class HumanRenderer:
         """Write texts, each in a style; rich colours them, and what to do about a closed pipe is decided here."""
         if not self._has_reader:
             return
-        with self._console.capture() as capture:
+        # Not kept: a console holds locks, and an environment that draws can be copied like any other.
+        console = self._console if self._console is not None else _standard_output()
+        with console.capture() as capture:
             for text, style in parts:
-                self._console.out(text, style=style, highlight=False, end="")
-        file = self._console.file
+                console.out(text, style=style, highlight=False, end="")
+        file = console.file
         encoding = getattr(file, "encoding", None) or "utf-8"
         try:
             file.write(capture.get().encode(encoding, "backslashreplace").decode(encoding))

@@ -230,6 +230,17 @@ def test_a_dtype_must_hold_every_token_exactly(dtype, most):
         rename_observation(scalar(most + 1), {"tokens": "x"}, {"tokens": dtype})
 
 
+def test_a_dtype_must_hold_negative_values_too():
+    def make():
+        space = Dict({"x": Box(-128, 1, (1,), np.int64)})
+        return gym.wrappers.TransformObservation(scalar(), lambda _: {"x": np.array([-128])}, space)
+
+    observation, _ = rename_observation(make(), {"x": "x"}, {"x": "int8"}).reset()
+    assert_same(observation, {"x": np.array([-128], np.int8)})
+    with pytest.raises(ValueError, match="is uint8, which does not hold"):
+        rename_observation(make(), {"x": "x"}, {"x": "uint8"})
+
+
 def test_values_that_are_no_whole_numbers_may_only_be_widened():
     def make():
         env = gym.make("TextGen-v0", **KEYWORDS)
