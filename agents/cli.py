@@ -15,11 +15,10 @@ from textgym.escape import escape
 if TYPE_CHECKING:
     from agents.settings import TrainSettings
 
-_COMMANDS = {"train": "train a policy with policy gradients"}
+_COMMANDS = {"train": "train a policy with policy gradients", "tasks": "list the built-in tasks"}
 _LATER = (
     "sample",
     "evaluate",
-    "tasks",
     "check",
     "doctor",
     "report",
@@ -56,6 +55,8 @@ def run(arguments: list[str]) -> int:
     if command not in _COMMANDS:
         hint = did_you_mean(command, [*_COMMANDS, *_LATER])
         return _complain(f"unknown command {command!r}; allowed: {', '.join(_COMMANDS)}.{hint}", _WRONG_USAGE)
+    if command == "tasks":
+        return _tasks(rest)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         needed = f"{', '.join(missing)} not installed; the command needs the extra 'agents'"
@@ -63,6 +64,16 @@ def run(arguments: list[str]) -> int:
             f"{needed}: pip install 'textgym[agents]', or pip install -e '.[agents]' in a checkout", _FAILED
         )
     return _train(rest)
+
+
+def _tasks(arguments: list[str]) -> int:
+    from agents.tasks import tasks
+
+    try:
+        print(tasks(arguments))
+    except ValueError as error:
+        return _complain(str(error), _WRONG_USAGE)
+    return _DONE
 
 
 def _train(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""The pages: every Python snippet of the README is a story that the suite runs, those of the package pages run here."""
+"""The pages: Python snippets of the README and of textgym's page are stories that the suite runs, others run here."""
 
 import re
 from pathlib import Path
@@ -8,19 +8,21 @@ import pytest
 from tests.stories.run import run
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("textgym/README.md", "agents/README.md", "benchmarks/README.md")
+STORIES = {"README.md": 5, "textgym/README.md": 1}  # snippets of each page
+PAGES = ("agents/README.md", "benchmarks/README.md")
 
 
 def snippets(page):
     return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
 
 
-def test_every_snippet_of_the_readme_is_a_story():
+@pytest.mark.parametrize(("page", "count"), STORIES.items())
+def test_every_snippet_of_the_readme_is_a_story(page, count):
     stories = {path.name: path.read_text(encoding="utf-8") for path in (ROOT / "tests" / "stories").glob("*.py")}
-    found = [name for snippet in snippets("README.md") for name, text in stories.items() if text == snippet]
-    assert len(found) == len(snippets("README.md")) == 5
+    found = [name for snippet in snippets(page) for name, text in stories.items() if text == snippet]
+    assert len(found) == len(snippets(page)) == count
     for name in found:
-        assert f"(tests/stories/{name})" in (ROOT / "README.md").read_text(encoding="utf-8")
+        assert f"tests/stories/{name})" in (ROOT / page).read_text(encoding="utf-8")
         assert name in (ROOT / "tests" / "stories" / "test_stories.py").read_text(encoding="utf-8")
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from benchmarks.schemes import Row, evaluate, make_learner, mean_over_tokens, normalize, run, sweep
-from textgym.tasks import make_task
+from textgym.tasks import TASKS, make_task
+from textgym.tasks.base import TaskFamily
 
 # Steps large enough that four updates tell one run from another.
 TINY = {"episodes_per_update": 16, "evaluation_episodes": 64, "d_model": 16, "num_layers": 1, "learning_rate": 0.03}
@@ -82,6 +83,15 @@ class Reverser:
 @pytest.mark.parametrize("scheme", ["terminal", "prefix_delta"])
 def test_every_scheme_is_judged_by_the_score_of_the_whole_text(scheme):
     assert evaluate(Reverser(), tiny(scheme)) == 1.0
+
+
+def test_a_task_without_known_returns_is_refused_before_the_training(monkeypatch):
+    def make(level):
+        return replace(make_task("bandit"), name="unknown_returns", uniform=None)
+
+    monkeypatch.setitem(TASKS, "unknown_returns", TaskFamily("unknown_returns", make))
+    with pytest.raises(ValueError, match="task 'unknown_returns' has no known optimum and uniform"):
+        run(Row(task="unknown_returns", total_timesteps=10**9))
 
 
 def test_normalized_score_is_0_for_uniform_and_1_for_the_best():

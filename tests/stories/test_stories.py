@@ -77,6 +77,15 @@ def test_own_reward(tmp_path):
     assert sum(rewards[-10:]) / 10 > 0.6
 
 
+def test_own_task(tmp_path):
+    result = run(HERE / "own_task.py", cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (0, "1.0 1.0\n"), result.stderr
+    copy = (HERE / "own_task.py").read_text(encoding="utf-8").split("\nenv = ")[0]
+    (tmp_path / "my_tasks.py").write_text(copy, encoding="utf-8")
+    code = "import gymnasium as gym; print(gym.make('my_tasks:TextGen-v0', task='vowels').unwrapped.optimum)"
+    assert numbers(run("-c", code, cwd=tmp_path)) == [1.0]
+
+
 def test_own_agent(tmp_path):
     rewards = numbers(run(HERE / "own_agent.py", cwd=tmp_path))
     assert rewards[0] < 0.7  # a uniform policy gets 1/2

@@ -9,6 +9,7 @@ import pytest
 
 from tests.textgym.task_walk import EPSILON, leaves, played
 from textgym import TASKS, make_task
+from textgym.tasks.brackets import CanBeBalanced
 
 ARMS = {1: 3, 2: 10, 3: 32}
 
@@ -175,3 +176,9 @@ def test_a_legal_bracket_is_one_that_can_still_be_balanced(ids, legal):
     mask = task.constraint("", ids)
     symbols = ("(", "[", "{", ")", "]", "}", "<eos>")
     assert "".join(symbol for symbol in symbols if mask[task.tokenizer.index(symbol)]) == legal
+
+
+def test_an_odd_horizon_leaves_the_last_token_to_the_stop():
+    constraint = CanBeBalanced(kinds=1, horizon=5)
+    assert constraint("", [0, 1, 0, 1]).tolist() == [False, False, True]  # an opening could not be closed any more
+    assert constraint("", [0, 0]).tolist() == [False, True, False]

@@ -221,6 +221,12 @@ def test_the_default_is_sort_at_its_easiest_level():
     assert (env.optimum, env.uniform) == (1.0, 1 / 8)
 
 
+@pytest.mark.parametrize(("name", "level"), LEVELS)
+def test_a_description_is_a_short_line(name, level):
+    assert 0 < len(TASKS[name].description) < 50
+    assert 0 < len(make_task(name, level).description) < 50
+
+
 @pytest.mark.parametrize("name", TASKS)
 def test_without_a_level_a_task_is_at_its_easiest(name):
     assert make_task(name) is make_task(name, 1)

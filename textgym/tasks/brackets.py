@@ -131,4 +131,5 @@ def make(level: int) -> Task:
         optimum=1.0,
         uniform=uniform_return(kinds, horizon, target),
         solution=lambda prompt: "(" * target + ")" * target,
+        description=f"balanced, nested to depth {target}; action masks",
     )

@@ -53,4 +53,5 @@ def make(level: int) -> Task:
         optimum=1.0 - epsilon,
         uniform=epsilon + (1.0 - 2.0 * epsilon) * uniform_success(digits),
         solution=sum_of,
+        description=f"sums, verdicts flipped with probability {epsilon:g}",
     )
