@@ -45,10 +45,10 @@ def begin(call: Callable[[], Any], limit: float | None) -> Outcome | Pending:
     started = time.monotonic()
     try:
         value = call() if limit is None else _limited(call, limit)
+        if not inspect.isawaitable(value):
+            return Outcome(value)
     except (Exception, SystemExit) as error:
         return Outcome(failure=refusal(error))
-    if not inspect.isawaitable(value):
-        return Outcome(value)
     return Pending(value, limit, None if limit is None else max(0.0, limit - (time.monotonic() - started)))
 
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
-from textgym.reward_calls import Outcome, Pending, ThreadEnded, end_thread
+from textgym.reward_calls import Outcome, Pending, ThreadEnded, discard, end_thread
 from textgym.reward_values import overran, refusal
 
 _PATIENCE = 0.2  # of the time limit, for a loop that does not answer
@@ -34,16 +34,16 @@ class _Loop:
                     break
                 except (SystemExit, KeyboardInterrupt):
                     pass  # a function's own; asyncio ends the loop with it, and its future holds it
-            self._cancel_all()
+            self.loop.run_until_complete(self._cancel_all())
         finally:
             self.loop.close()
 
-    def _cancel_all(self) -> None:
+    async def _cancel_all(self) -> None:
         """Nobody waits for ever for what this loop was to do."""
-        tasks = asyncio.all_tasks(self.loop)
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
         for task in tasks:
             task.cancel()
-        self.loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 _current: _Loop | None = None
@@ -62,7 +62,12 @@ def finish(pending: Sequence[Pending], stop_at_failure: bool = False) -> list[Ou
     """
     if not pending:
         return []
-    background = _background()
+    try:
+        background = _background()
+    except RuntimeError:
+        for one in pending:
+            discard(one)
+        raise
     running = [asyncio.run_coroutine_threadsafe(_within(one), background.loop) for one in pending]
     limit = max((one.limit for one in pending if one.limit is not None), default=None)
     patience = None if limit is None else max(one.left or 0.0 for one in pending) + _PATIENCE * limit
@@ -101,7 +106,9 @@ def _background() -> _Loop:
     global _current
     with _lock:
         if _current is not None and _current.thread is threading.current_thread():
-            raise RuntimeError("a reward function is awaited by code that runs in the event loop of reward functions")
+            raise RuntimeError(
+                "a reward function is waited for by code that runs in the event loop of reward functions"
+            )
         if _current is None or not _current.thread.is_alive():
             _current = _Loop()
         return _current

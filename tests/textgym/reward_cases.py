@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -26,6 +27,22 @@ def texts(completions=COMPLETIONS, generators=(), **columns):
 
 def generators(count, seed=0):
     return [np.random.default_rng(seed + row) for row in range(count)]
+
+
+@contextmanager
+def interrupted_after(seconds):
+    """Ctrl-C in the main thread."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
 
 
 def length(completions):
