@@ -15,12 +15,14 @@ from textgym.escape import escape
 if TYPE_CHECKING:
     from agents.settings import TrainSettings
 
-_COMMANDS = {"train": "train a policy with policy gradients"}
+_COMMANDS = {
+    "train": "train a policy with policy gradients",
+    "check": "check a prompt file, and try a reward function on it",
+}
 _LATER = (
     "sample",
     "evaluate",
     "tasks",
-    "check",
     "doctor",
     "report",
     "pretrain",
@@ -56,6 +58,8 @@ def run(arguments: list[str]) -> int:
     if command not in _COMMANDS:
         hint = did_you_mean(command, [*_COMMANDS, *_LATER])
         return _complain(f"unknown command {command!r}; allowed: {', '.join(_COMMANDS)}.{hint}", _WRONG_USAGE)
+    if command == "check":
+        return _check(rest)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         needed = f"{', '.join(missing)} not installed; the command needs the extra 'agents'"
@@ -63,6 +67,17 @@ def run(arguments: list[str]) -> int:
             f"{needed}: pip install 'textgym[agents]', or pip install -e '.[agents]' in a checkout", _FAILED
         )
     return _train(rest)
+
+
+def _check(arguments: list[str]) -> int:
+    from agents.check import check
+    from textgym.errors import RewardError
+
+    try:
+        check(arguments)
+    except (RewardError, ImportError, AttributeError, OSError, TypeError, ValueError) as error:
+        return _complain(str(error), _FAILED)
+    return _DONE
 
 
 def _train(arguments: list[str]) -> int:
