@@ -15,11 +15,14 @@ from textgym.escape import escape
 if TYPE_CHECKING:
     from agents.settings import TrainSettings
 
-_COMMANDS = {"train": "train a policy with policy gradients", "tasks": "list the built-in tasks"}
+_COMMANDS = {
+    "train": "train a policy with policy gradients",
+    "tasks": "list the built-in tasks",
+    "check": "check a prompt file, and try a reward function on it",
+}
 _LATER = (
     "sample",
     "evaluate",
-    "check",
     "doctor",
     "report",
     "pretrain",
@@ -57,6 +60,8 @@ def run(arguments: list[str]) -> int:
         return _complain(f"unknown command {command!r}; allowed: {', '.join(_COMMANDS)}.{hint}", _WRONG_USAGE)
     if command == "tasks":
         return _tasks(rest)
+    if command == "check":
+        return _check(rest)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         needed = f"{', '.join(missing)} not installed; the command needs the extra 'agents'"
@@ -73,6 +78,17 @@ def _tasks(arguments: list[str]) -> int:
         print(tasks(arguments))
     except ValueError as error:
         return _complain(str(error), _WRONG_USAGE)
+    return _DONE
+
+
+def _check(arguments: list[str]) -> int:
+    from agents.check import check
+    from textgym.errors import RewardError
+
+    try:
+        check(arguments)
+    except (RewardError, ImportError, AttributeError, OSError, TypeError, ValueError) as error:
+        return _complain(str(error), _FAILED)
     return _DONE
 
 

@@ -68,7 +68,7 @@ class TrainSettings:
     """Hugging Face folder of a causal language model; without it a small one is made."""
 
     prompts: Path | None = None
-    """A .jsonl file with a "prompt" on each line; other fields reach the reward function."""
+    """A .txt, .jsonl, .csv or .parquet file of rows with a "prompt"; other fields reach the reward function."""
 
     tokenizer: Path | None = None
     """A tokenizer.json or a Hugging Face folder; by default the model's."""

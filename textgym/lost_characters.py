@@ -60,7 +60,8 @@ def explain(tokenizer: Tokenizer | PythonTokenizer, texts: Sequence[str], error:
     text = next(text for text in texts if not _encodes(tokenizer, text))
     position = _first_without_token(tokenizer, text) if isinstance(tokenizer, Tokenizer) else None
     if position is None:
-        reason = "a character of it has no token" if _NO_TOKEN in str(error) else escape(str(error))
+        lost = "a character of it, or one that the tokenizer puts between words, has no token"
+        reason = lost if _NO_TOKEN in str(error) else escape(str(error))
         return f"the tokenizer cannot encode {excerpt(text)}: {reason}"
     symbols = sorted(tokenizer.get_vocab())
     some = ", ".join(excerpt(symbol) for symbol in symbols[:20])
@@ -78,10 +79,12 @@ def longest_match(symbols: Sequence[str]) -> str:
 
 def _first_without_token(tokenizer: Tokenizer, text: str) -> int | None:
     """The first character that nothing encodes; None where no single character is to blame."""
+    vocabulary = tokenizer.get_vocab()
     if isinstance(tokenizer.model, models.BPE):
-        lost = (char for char in dict.fromkeys(text) if not _encodes(tokenizer, char))
+        # One that has a token, and yet fails alone, lacks the mark of a word's beginning or end: not its own fault.
+        lost = (char for char in dict.fromkeys(text) if char not in vocabulary and not _encodes(tokenizer, char))
         return next((text.index(char) for char in lost), None)
-    known, position = re.compile(longest_match(list(tokenizer.get_vocab()))), 0
+    known, position = re.compile(longest_match(list(vocabulary))), 0
     while match := known.match(text, position):
         position = match.end()
     at_fault = position < len(text) and not _encodes(tokenizer, text[position])
