@@ -13,6 +13,8 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 import textgym
 from textgym import TASKS, schemes
 
+# What a reward function of some cases gets said the first time that it drops an episode.
+DROPPED = "(?s).*the episode is dropped"
 MODES = (AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED)
 
 

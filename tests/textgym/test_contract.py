@@ -17,7 +17,18 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from tests.textgym.cases import CASES, MODES, arrays, assert_same, legal_actions, make, make_sync, make_vec, tokens_of
+from tests.textgym.cases import (
+    CASES,
+    DROPPED,
+    MODES,
+    arrays,
+    assert_same,
+    legal_actions,
+    make,
+    make_sync,
+    make_vec,
+    tokens_of,
+)
 from textgym.vector_env import TextGenVectorEnv
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +41,7 @@ INFO_DTYPES = {
     "scores_valid": (np.ndarray, np.bool_),
     "valid": (bool, np.bool_),
 }
-DROPPED = "an episode is dropped"
+pytestmark = pytest.mark.filterwarnings(f"ignore:{DROPPED}")
 RESERVED = ("episode", "env_id", "final", "terminal_observation", "TimeLimit")
 
 every_case = pytest.mark.parametrize("name", CASES)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode
 
-from tests.textgym.cases import CASES, MODES, assert_same, legal_actions, make, make_vec
+from tests.textgym.cases import CASES, DROPPED, MODES, assert_same, legal_actions, make, make_vec
 
+pytestmark = pytest.mark.filterwarnings(f"ignore:{DROPPED}")
 every_case = pytest.mark.parametrize("name", CASES)
 
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
 from tests.textgym.cases import (
+    DROPPED,
     MODES,
     any_prompt,
     assert_same,
@@ -30,6 +31,7 @@ from tests.textgym.cases import (
 )
 from textgym import schemes
 
+pytestmark = pytest.mark.filterwarnings(f"ignore:{DROPPED}")
 _SYMBOLS = ["a", "b", "ab", "<eos>"]
 _ROWS = [{"prompt": "ab", "answer": "ba"}, {"prompt": "abba"}, {"prompt": "", "answer": None}, "b"]
 
@@ -82,7 +84,6 @@ _masked = st.fixed_dictionaries(
 _prefixes = st.lists(st.integers(0, 2), max_size=1)
 
 
-@pytest.mark.filterwarnings("ignore:.*is dropped")
 class Machine(RuleBasedStateMachine):
     """N scalar environments and a vector environment of N rows, driven alike."""
 
@@ -286,12 +287,10 @@ def run(examples):
     )
 
 
-@pytest.mark.filterwarnings("ignore:an episode is dropped")
 def test_two_hundred_walks():
     run(200)
 
 
 @pytest.mark.full
-@pytest.mark.filterwarnings("ignore:an episode is dropped")
 def test_five_thousand_walks():
     run(5000)
