@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from gymnasium.utils import seeding
 
-from textgym.prompts import Prompt, Prompts
+from textgym.prompt_rows import Prompt
+from textgym.prompts import Prompts
 
 GeneratorOf = Callable[[int], np.random.Generator]
 

@@ -16,7 +16,7 @@ import numpy as np
 from textgym.constraints import Constraint
 from textgym.errors import did_you_mean, unknown
 from textgym.escape import shown, type_name
-from textgym.prompts import Prompts, load_prompts
+from textgym.prompts import MANY_ROWS, Prompts, load_prompts
 from textgym.rewards import Reward, load_reward
 from textgym.schemes import Scheme, make_scheme
 from textgym.stops import StopStrings, checked_stop_strings
@@ -25,7 +25,6 @@ from textgym.tasks.base import Task
 from textgym.vocabulary import Vocabulary, make_vocabulary
 
 DEFAULT_MAX_NEW_TOKENS = 32
-_MANY_ROWS = 100_000  # more than this are never read at once
 
 # Keywords that are one of two words; the first is the default.
 _WORDS = {
@@ -280,7 +279,7 @@ def _prompts(own: _Keywords, task: Task | None, vocabulary: Vocabulary, max_toke
     assert task is not None
     if max_tokens is None and own.tokenizer is None:
         max_tokens = task.max_prompt_tokens
-    if max_tokens is None and len(task.prompts) > _MANY_ROWS:
+    if max_tokens is None and len(task.prompts) > MANY_ROWS:
         raise ValueError(
             f"task {task.name!r} has {len(task.prompts)} prompts; with your tokenizer, give max_prompt_tokens"
         )

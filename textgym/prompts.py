@@ -14,7 +14,6 @@ import numpy as np
 from textgym.escape import escape, shown, told, type_name
 from textgym.prompt_files import Row, read_file
 from textgym.prompt_rows import Prompt, encode_rows
-from textgym.prompt_rows import check_columns as check_columns
 from textgym.vocabulary import Vocabulary
 
 MANY_ROWS = 100_000  # an object with more than these is never read at once

@@ -13,7 +13,7 @@ import numpy as np
 from textgym.errors import did_you_mean
 from textgym.escape import excerpt, shown, type_name
 from textgym.problem import Problem
-from textgym.prompts import Prompt, check_columns
+from textgym.prompt_rows import Prompt, check_columns
 
 _NO_TOKENS = np.zeros(0, dtype=np.int64)
 _SOURCES = ("prompt", "prompt_ids", "prompt_index")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from textgym.escape import shown, type_name
+from textgym.lost_characters import lone_surrogate
 from textgym.vocabulary import Vocabulary
 
 _LOOK_BACK = 16  # tokens that may decode to nothing, or that begin inside a character
@@ -44,18 +45,25 @@ class StopStrings:
 
 
 def checked_stop_strings(stop: Any) -> tuple[str, ...]:
-    """The stop strings that the keyword `stop` describes, each once.
+    r"""The stop strings that the keyword `stop` lists, each once.
 
     Raises:
-        TypeError, ValueError: no list of non-empty strings.
+        TypeError, ValueError: no list of strings, or an empty string, which every text would end with.
+
+    >>> checked_stop_strings(["\n\n", "User:"]), checked_stop_strings(None)
+    (('\n\n', 'User:'), ())
     """
     if stop is None:
         return ()
-    if isinstance(stop, str) or not isinstance(stop, list | tuple):
+    if not isinstance(stop, list | tuple):
         raise TypeError(f"stop is {shown(stop)} of type {type_name(stop)}; give a list of strings, as in stop=['END']")
-    for place, string in enumerate(stop):
-        if not isinstance(string, str):
-            raise TypeError(f"stop[{place}] is {shown(string)} of type {type_name(string)}; give strings")
-        if not string:
-            raise ValueError(f"stop[{place}] is the empty string, which every text holds; give at least a character")
+    for position, text in enumerate(stop):
+        if not isinstance(text, str):
+            raise TypeError(f"stop[{position}] is {shown(text)} of type {type_name(text)}; give strings")
+        if not text:
+            raise ValueError(
+                f"stop[{position}] is the empty string; every text ends there. Give [] for no stop strings"
+            )
+        if problem := lone_surrogate(text):
+            raise ValueError(f"stop[{position}]: {problem}")
     return tuple(dict.fromkeys(stop))

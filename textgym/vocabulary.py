@@ -216,31 +216,6 @@ def make_vocabulary(tokenizer: Any, stop_ids: Iterable[int] | None = None) -> Vo
     return Vocabulary.from_object(tokenizer, stop_ids)
 
 
-def checked_stop_strings(stop: Any) -> tuple[str, ...]:
-    r"""The stop strings that the keyword `stop` lists.
-
-    Raises:
-        TypeError, ValueError: no list of strings, or an empty string, which every text would end with.
-
-    >>> checked_stop_strings(["\n\n", "User:"]), checked_stop_strings(None)
-    (('\n\n', 'User:'), ())
-    """
-    if stop is None:
-        return ()
-    if not isinstance(stop, list | tuple):
-        raise TypeError(f"stop is {shown(stop)} of type {type_name(stop)}; give a list of strings")
-    for position, text in enumerate(stop):
-        if not isinstance(text, str):
-            raise TypeError(f"stop[{position}] is {shown(text)} of type {type_name(text)}; give strings")
-        if not text:
-            raise ValueError(
-                f"stop[{position}] is the empty string; every text ends there. Give [] for no stop strings"
-            )
-        if problem := lone_surrogate(text):
-            raise ValueError(f"stop[{position}]: {problem}")
-    return tuple(stop)
-
-
 def _symbol_tokenizer(symbols: Sequence[str]) -> Tokenizer:
     ids = {symbol: position for position, symbol in enumerate(symbols)}
     unknown = "<unk>"  # the library gives unknown text the id of this one; without an id, it is an error

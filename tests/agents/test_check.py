@@ -90,11 +90,12 @@ def test_three_random_completions_are_scored(folder):
 
 
 def test_every_token_is_drawn_equally_often(folder):
-    writes = "def score(completions):\n    open('seen', 'a').write(completions[0])\n    return [0.0]\n"
+    writes = "from pathlib import Path\ndef score(completions, prompts):\n    "
+    writes += "Path('seen' + prompts[0]).write_text(completions[0])\n    return [0.0]\n"
     (folder / "writes.py").write_text(writes)
     flags = ("--prompts", "digits.txt", "--task", "sort", "--reward", "writes.py:score", "--max-new-tokens", 2000)
     assert check(folder, *flags).returncode == 0
-    symbols = (folder / "seen").read_text()
+    symbols = "".join((folder / f"seen{prompt}").read_text() for prompt in ("31", "2"))
     counts = np.array([symbols.count(symbol) for symbol in "01234567"])
     assert counts.sum() == len(symbols) == 2 * 2000
     assert ((counts - 500) ** 2 / 500).sum() < 24.3  # chi-squared, 7 degrees of freedom, p = .001

@@ -67,7 +67,7 @@ def test_gymnasium_has_no_complaint(name):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         warnings.filterwarnings("ignore", message=DROPPED)
-        check_env(make(name).unwrapped, skip_render_check=True)
+        check_env(make(name).unwrapped)
 
 
 @every_case
@@ -175,7 +175,8 @@ def test_rollouts_are_the_same_bytes_in_every_process():
     digests = [json.loads(start(hash_seed).communicate()[0]) for hash_seed in (0, 1, 2)]
     assert digests[0] == digests[1] == digests[2]
     assert set(digests[0]) == set(CASES)
-    assert len(set(digests[0].values())) == len(CASES) - 1  # the default is sort-1, nothing else is another
+    told_apart = [name for name in CASES if "noisy" not in name]  # their levels differ in a rare flip alone
+    assert len({digests[0][name] for name in told_apart}) == len(told_apart) - 1  # the default is sort-1
 
 
 def walk(env: Any, steps: int = 14, scribble: bool = False) -> list[Any]:

@@ -61,24 +61,5 @@ def test_a_part_of_the_default_task_is_not_taken_in_silence(keywords, part):
         gym.make("TextGen-v0", **keywords)
 
 
-@pytest.mark.parametrize(
-    ("keywords", "error", "words"),
-    [
-        ({"prompt_order": "sequental"}, ValueError, "unknown prompt_order 'sequental'.*random, sequential"),
-        ({"prompt_order": "sequential"}, textgym.NotBuiltError, "not built yet"),
-        ({"on_limit": "trunc"}, ValueError, "unknown on_limit 'trunc'.*terminate, truncate"),
-        ({"stop": np.array(["a", "b"])}, textgym.NotBuiltError, "stop=.*not built yet"),
-    ],
-)
-def test_words_of_later_keywords_are_told_from_misspelt_ones(keywords, error, words):
-    with pytest.raises(error, match=words):
-        gym.make("TextGen-v0", **keywords)
-
-
 def test_values_that_equal_what_is_done_now_are_accepted():
     gym.make("TextGen-v0", stop=[], prompt_order="random", copy=True, rng="per_env")
-
-
-def test_a_scheme_of_a_later_version_is_named():
-    with pytest.raises(AttributeError, match="'Potential'; it comes in a later version"):
-        _ = textgym.schemes.Potential

@@ -7,7 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
 from textgym import Vocabulary
 from textgym.finish import FinishReason
-from textgym.stops import StopStrings
+from textgym.stops import StopStrings, checked_stop_strings
 
 SEEN: list[tuple[list[str], list[list[int]]]] = []
 
@@ -132,17 +132,29 @@ def test_a_stop_string_of_characters_that_span_byte_tokens():
 
 
 @pytest.mark.parametrize(
-    ("stop", "error", "words"),
+    ("stop", "expected"),
+    [(None, ()), ([], ()), (["a"], ("a",)), (("b", " ", "b"), ("b", " ")), (["é\n"], ("é\n",))],
+)
+def test_stop_strings(stop, expected):
+    assert checked_stop_strings(stop) == expected
+
+
+@pytest.mark.parametrize(
+    ("stop", "exception", "words"),
     [
-        ("END", TypeError, r"stop is 'END' of type str; give a list of strings, as in stop=\['END'\]"),
-        (["a", ""], ValueError, r"stop\[1\] is the empty string"),
-        (["a", 3], TypeError, r"stop\[1\] is 3 of type int"),
-        (np.array(["a"]), TypeError, "stop is .* of type ndarray; give a list"),
+        ("END", TypeError, ["stop is 'END' of type str", "give a list of strings"]),
+        (5, TypeError, ["stop is 5 of type int", "list"]),
+        ({"a"}, TypeError, ["stop is {'a'} of type set", "list"]),
+        (["a", ""], ValueError, ["stop[1]", "empty"]),
+        (["a", 3], TypeError, ["stop[1] is 3 of type int", "strings"]),
+        ([b"a"], TypeError, ["stop[0] is b'a' of type bytes"]),
+        (["\ud800"], ValueError, ["stop[0]", "lone surrogate"]),
     ],
 )
-def test_no_stop_strings(stop, error, words):
-    with pytest.raises(error, match=words):
-        gym.make("TextGen-v0", stop=stop)
+def test_what_is_no_list_of_stop_strings(stop, exception, words):
+    with pytest.raises(exception) as error:
+        checked_stop_strings(stop)
+    assert [word for word in words if word not in str(error.value)] == []
 
 
 def test_none_and_an_empty_list_are_no_stop_strings():

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from tests.textgym.task_walk import EPSILON, is_complete, is_small, leaves, legal_tokens, played, row, score, text
-from textgym import TASKS, make_task
+from textgym import TASKS as ALL_TASKS
+from textgym import make_task
 
+TASKS = {name: family for name, family in ALL_TASKS.items() if family.make.__module__.startswith("textgym.")}
 LEVELS = [(family.name, level) for family in TASKS.values() for level in family.levels]
 PLAIN = [pair for pair in LEVELS if make_task(*pair).true_reward is None and make_task(*pair).constraint is None]
 
@@ -180,6 +182,40 @@ def test_the_environment_pays_the_score_of_the_task(name, level):
     paid = played(name, level, indices, tokens)
     np.testing.assert_array_equal(paid, score(task, rows, texts))
     assert paid[::2].mean() == task.optimum
+
+
+@pytest.mark.parametrize(("name", "level"), [pair for pair in LEVELS if make_task(*pair).constraint is not None])
+def test_the_environment_masks_what_the_task_forbids(name, level):
+    task = make_task(name, level)
+    ids = [list(task.tokenizer).index(symbol) for symbol in task.solution("")] + [task.tokenizer.index("<eos>")]
+    env = gym.make("TextGen-v0", task=name, level=level)
+    _, info = env.reset(seed=0)
+    assert not info["action_mask"].all()
+    for place, action in enumerate(ids):
+        np.testing.assert_array_equal(info["action_mask"], task.constraint("", ids[:place]))
+        assert info["action_mask"][action] == 1
+        _, reward, terminated, _, info = env.step(action)
+    assert (reward, terminated) == (task.optimum, True)
+
+
+@pytest.mark.parametrize(("name", "level"), [pair for pair in LEVELS if make_task(*pair).true_reward is not None])
+def test_the_environment_pays_the_proxy_and_tells_the_truth(name, level):
+    task = make_task(name, level)
+    count = 600
+    envs = gym.make_vec("TextGen-v0", num_envs=count, task=name, level=level, autoreset_mode="Disabled")
+    indices = np.random.default_rng(level).integers(len(task.prompts), size=count).tolist()
+    envs.reset(seed=3, options={"rows": {"prompt_index": indices}})
+    stop = task.tokenizer.index("<eos>")
+    answers = [task.solution(row(task, index)["prompt"]) if index % 2 else "" for index in indices]
+    ids = [[*(list(task.tokenizer).index(symbol) for symbol in answer), stop] for answer in answers]
+    while (envs.unwrapped._transition.running).any():
+        step = envs.unwrapped._transition.length - envs.unwrapped._transition.prompt_length
+        actions = [own[place] if place < len(own) else stop for own, place in zip(ids, step, strict=True)]
+        *_, infos = envs.step(np.array(actions))
+    np.testing.assert_array_equal(infos["true_score"], np.array(indices) % 2)
+    flipped = infos["score"] != infos["true_score"]
+    rate = EPSILON[level]
+    assert abs(flipped.mean() - rate) < 4 * math.sqrt(rate * (1 - rate) / count)
 
 
 def counting_sort(prompt):

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from textgym.vocabulary import Vocabulary, checked_stop_strings, make_vocabulary
+from textgym.vocabulary import Vocabulary, make_vocabulary
 
 
 @pytest.mark.parametrize(
@@ -161,29 +161,3 @@ def test_settings_of_a_folder_are_saved_again(make_folder, tmp_path_factory):
     Vocabulary.from_path(make_folder(tokenizer_config=settings)).save(saved)
     assert json.loads((saved / "tokenizer_config.json").read_text()) == settings
     assert Vocabulary.from_path(saved).stop_ids == (2,)
-
-
-@pytest.mark.parametrize(
-    ("stop", "expected"),
-    [(None, ()), ([], ()), (["a"], ("a",)), (("b", " ", "b"), ("b", " ", "b")), (["é\n"], ("é\n",))],
-)
-def test_stop_strings(stop, expected):
-    assert checked_stop_strings(stop) == expected
-
-
-@pytest.mark.parametrize(
-    ("stop", "exception", "words"),
-    [
-        ("END", TypeError, ["stop is 'END' of type str", "give a list of strings"]),
-        (5, TypeError, ["stop is 5 of type int", "list"]),
-        ({"a"}, TypeError, ["stop is {'a'} of type set", "list"]),
-        (["a", ""], ValueError, ["stop[1]", "empty"]),
-        (["a", 3], TypeError, ["stop[1] is 3 of type int", "strings"]),
-        ([b"a"], TypeError, ["stop[0] is b'a' of type bytes"]),
-        (["\ud800"], ValueError, ["stop[0]", "lone surrogate"]),
-    ],
-)
-def test_what_is_no_list_of_stop_strings(stop, exception, words):
-    with pytest.raises(exception) as error:
-        checked_stop_strings(stop)
-    assert [word for word in words if word not in str(error.value)] == []
