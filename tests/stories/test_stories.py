@@ -86,6 +86,31 @@ def test_own_task(tmp_path):
     assert numbers(run("-c", code, cwd=tmp_path)) == [1.0]
 
 
+def test_own_parts(tmp_path):
+    result = run(HERE / "own_parts.py", cwd=tmp_path)
+    # 1 + .5 / 1 letter - .1 for the last token; 1 + .5 / 2 letters - .1
+    assert (result.returncode, result.stdout) == (0, "2+3= 5 [1. 1.] 1.5 1.4\n7+5= 12 [1.  0.5] 1.25 1.15\n"), (
+        result.stderr
+    )
+
+
+def test_branching(tmp_path):
+    shares = numbers(run(HERE / "branching.py", cwd=tmp_path))
+    assert shares == [0.75, 1.0, 0.75, 0.75]  # 32?0 against 3210
+
+
+def test_looking(tmp_path):
+    result = run(HERE / "looking.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    prompt, completion, state, numbers_line = result.stdout.splitlines()
+    text = completion.removeprefix("completion: ")
+    while "()" in text:
+        text = text.replace("()", "")
+    assert (prompt, text) == ("prompt: ", "")  # masked, so it is balanced
+    score, length = numbers_line.split()
+    assert float(score) in (0.0, 1.0) and int(length) <= 8 and f"{length} tokens" in state
+
+
 def test_own_agent(tmp_path):
     rewards = numbers(run(HERE / "own_agent.py", cwd=tmp_path))
     assert rewards[0] < 0.7  # a uniform policy gets 1/2
