@@ -1,7 +1,7 @@
 """What reward functions see, texts, and what is made of what they say, scores."""
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,9 +54,9 @@ class Scores(NamedTuple):
 GeneratorStates = Sequence[tuple[np.random.BitGenerator, Any]]
 
 
-def generator_states(texts: Texts) -> GeneratorStates:
-    """The states of the rows' generators, each once."""
-    distinct = {id(generator): generator.bit_generator for generator in texts.generators}
+def generator_states(generators: Iterable[np.random.Generator]) -> GeneratorStates:
+    """The states of the generators, each once."""
+    distinct = {id(generator): generator.bit_generator for generator in generators}
     return [(bits, bits.state) for bits in distinct.values()]
 
 

@@ -67,7 +67,7 @@ class Reward:
         several = [Named(name or own_name(function), function)] if callable(function) else function
         self._functions = [Function(named, _seconds(timeout), isolate) for named in several]
         self._drops, self._what = on_error == "drop", what
-        self._draws = any(function.draws for function in self._functions)
+        self.draws = any(function.draws for function in self._functions)
         self.names = tuple(function.name for function in self._functions)
         self.weights = tuple(named.weight for named in several)
         self.num_dropped = 0
@@ -79,7 +79,7 @@ class Reward:
             RewardError: a function raised or overran, or returned a wrong count, a wrong type, NaN or an infinity, or
                 all returned None. The generators are as before.
         """
-        states = generator_states(texts) if self._draws else []
+        states = generator_states(texts.generators) if self.draws else []
         try:
             return self._scores(texts, self._run([(function, texts) for function in self._functions]))
         except BaseException:
@@ -107,7 +107,7 @@ class Reward:
 
     def _begin(self, function: Function, texts: Texts) -> list[Entry] | Pending:
         """Call a function; one that draws is awaited at once, so that draws have an order."""
-        states = generator_states(texts) if function.draws else []
+        states = generator_states(texts.generators) if function.draws else []
         begun = function.begin(texts)
         if isinstance(begun, Pending):
             if not function.draws:

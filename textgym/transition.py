@@ -15,6 +15,7 @@ from textgym.draws import GeneratorOf
 from textgym.finish import FinishReason
 from textgym.problem import Problem
 from textgym.rendering import View
+from textgym.reward_texts import generator_states, put_back
 from textgym.rewards import Scores, Texts
 from textgym.schemes import Payment
 from textgym.starts import Start
@@ -108,6 +109,8 @@ class Transition:
         self._reported = {name: getattr(self, name) for name in names}  # arrays that are changed in place alone
         # Whether a step that ends no episode only appends a token and pays nothing.
         self._only_appends = problem.constraint is None and not problem.stop and problem.scheme.pays_at_end_alone
+        scorers = [problem.reward, *problem.potentials, *([problem.true_reward] if problem.true_reward else [])]
+        self._draws = any(scorer.draws for scorer in scorers)
         self._is_stop = np.zeros(size, dtype=bool)
         self._is_stop[list(problem.vocabulary.stop_ids)] = True
 
@@ -177,9 +180,12 @@ class Transition:
         illegal = self._illegal(chosen, rows)
         self.tokens[rows, self.length[rows]] = chosen
         self.length[rows] += 1
+        # What a reward function drew is drawn again where something fails after it.
+        states = generator_states(self._generator_of(row) for row in rows.tolist()) if self._draws else ()
         try:
             step = self._outcome(chosen, rows, illegal)
         except BaseException:
+            put_back(states)
             self.length[rows] -= 1
             self.tokens[rows, self.length[rows]] = self.problem.vocabulary.pad_id
             raise

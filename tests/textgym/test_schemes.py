@@ -280,3 +280,22 @@ def test_what_a_scheme_is_made_of_is_not_copied_with_the_environment():
 def test_with_an_extra_term_the_optimum_of_a_task_is_not_known(scheme):
     assert gym.make("TextGen-v0", scheme=scheme).unwrapped.optimum is None
     assert gym.make("TextGen-v0", scheme=["prefix_delta"]).unwrapped.optimum == 1.0
+
+
+def test_what_a_reward_drew_is_drawn_again_after_a_scheme_failed():
+    failures = [True, False, False]
+
+    def sometimes(observations, actions):
+        if failures.pop(0):
+            raise OSError
+        return np.zeros(len(actions))
+
+    def drawn(completions, rng):
+        return [float(generator.random()) for generator in rng]
+
+    keywords = dict(tokenizer=["a", "<eos>"], prompts=["a"], reward=drawn, scheme=schemes.Reference(sometimes, 1.0))
+    failing, fine = gym.make("TextGen-v0", **keywords), gym.make("TextGen-v0", **keywords)
+    failing.reset(seed=2), fine.reset(seed=2)
+    with pytest.raises(textgym.RewardError):
+        failing.step(1)
+    assert failing.step(1)[1] == fine.step(1)[1] > 0
