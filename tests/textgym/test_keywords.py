@@ -1,4 +1,4 @@
-"""Every keyword of the environment does what its row of the page says; what each does in full stands in its own file."""
+"""Every keyword of the environment does what its row of the page says; the details stand in files of their own."""
 
 import inspect
 import os
