@@ -25,23 +25,27 @@ def observation_space(problem: Problem) -> gym.Space[Any]:
     )
 
 
-def observe(transition: Transition) -> Any:
-    """The observations of all rows.
+def observe(transition: Transition, rows: np.ndarray | None = None) -> Any:
+    """The observations of all rows, or of `rows`, int64 [n].
 
     Returns:
         int64 [N, L], or a dict of `tokens` int64 [N, L], `length` int64 [N, 1], `attention_mask` int8 [N, L] (1 on
-        tokens, 0 on PAD) and `action_mask` int8 [N, V] (1 where a token is legal). Copies, or with `copy=False` the
-        transition's own tokens, which the next step changes.
+        tokens, 0 on PAD) and `action_mask` int8 [N, V] (1 where a token is legal). Copies, save that with `copy=False`
+        all rows together are the transition's own tokens, which the next step changes.
     """
     problem = transition.problem
-    tokens = transition.tokens.copy() if problem.copy else transition.tokens
+    if rows is None:
+        tokens, length = transition.tokens.copy() if problem.copy else transition.tokens, transition.length
+    else:
+        tokens, length = transition.tokens[rows], transition.length[rows]
     if problem.observation == "tokens":
         return tokens
+    masks = transition.action_masks()
     return {
         "tokens": tokens,
-        "length": transition.length[:, None].copy(),
-        "attention_mask": (np.arange(problem.max_length) < transition.length[:, None]).astype(np.int8),
-        "action_mask": transition.action_masks().astype(np.int8),
+        "length": length[:, None].copy(),
+        "attention_mask": (np.arange(problem.max_length) < length[:, None]).view(np.int8),
+        "action_mask": (masks if rows is None else masks[rows]).view(np.int8),
     }
 
 

@@ -21,6 +21,7 @@ from textgym.schemes import Payment
 from textgym.starts import Start
 
 _FIRST = np.array([0])
+_RUNNING = int(FinishReason.RUNNING)  # numpy is several times slower over a member of an enum
 MAX_CELLS = 2**31  # tokens of all histories together; an array of them then takes 16 GiB
 
 
@@ -129,7 +130,7 @@ class Transition:
             self.tokens[row, prompt_length:length] = completion_ids
             self.prompt_length[row], self.length[row] = prompt_length, length
             self.prompts[row], self.columns[row] = prompt.text, prompt.columns
-        self.finish_reason[rows] = FinishReason.RUNNING
+        self.finish_reason[rows] = _RUNNING
         for values in (self.reward, self.episode_return, self.score, self.scores, self.true_score, self.prefix_score):
             values[rows] = 0.0
         self.scores_valid[rows] = False
@@ -180,16 +181,19 @@ class Transition:
         illegal = self._illegal(chosen, rows)
         self.tokens[rows, self.length[rows]] = chosen
         self.length[rows] += 1
+        judged = self._judged(chosen, rows)
         # What a reward function drew is drawn again where something fails after it.
-        states = generator_states(self._generator_of(row) for row in rows.tolist()) if self._draws else ()
+        states = generator_states(self._generator_of(row) for row in rows[judged].tolist()) if self._draws else ()
         try:
-            step = self._outcome(chosen, rows, illegal)
+            step = self._outcome(chosen[judged], rows[judged], illegal[judged]) if judged.any() else None
         except BaseException:
             put_back(states)
             self.length[rows] -= 1
             self.tokens[rows, self.length[rows]] = self.problem.vocabulary.pad_id
             raise
-        self._keep(step, rows)
+        self.reward[rows] = 0.0
+        if step is not None:
+            self._keep(step, rows[judged])
 
     def step_one(self, action: int) -> None:
         """`step` of row 0, which must be running; without the detour over arrays where a token is all that changes."""
@@ -202,10 +206,19 @@ class Transition:
         else:
             self.step(np.array([action]), _FIRST)
 
+    def _judged(self, chosen: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Where the step changes more than the history, bool [n]: all rows, unless only an end does."""
+        if self._only_appends:
+            return self._is_stop[chosen] | self._at_limit(rows)
+        return np.ones(len(rows), dtype=bool)
+
+    def _at_limit(self, rows: np.ndarray) -> np.ndarray:
+        return self.length[rows] - self.prompt_length[rows] >= self.problem.max_new_tokens
+
     def _outcome(self, chosen: np.ndarray, rows: np.ndarray, illegal: np.ndarray) -> _Step:
         """What the step leads to; the token is in the history already, nothing else has changed."""
         finish_reason, legal = self._finish(chosen, rows, illegal)
-        ended, kept = finish_reason != FinishReason.RUNNING, self.valid[rows].copy()
+        ended, kept = finish_reason != _RUNNING, self.valid[rows].copy()
         asked = kept & ~illegal  # a text that broke the rules scores 0, whatever it says
         scored = asked if self.problem.scheme.scores_prefixes else asked & ended
         scores = self.problem.reward(self._texts(rows[scored])) if scored.any() else None
@@ -235,18 +248,19 @@ class Transition:
         if self.problem.stop:
             rest = np.flatnonzero(~stopped)
             stopped[rest] = self.problem.stop.completed([self._completion_ids(row) for row in rows[rest]])
-        limit = self.length[rows] - self.prompt_length[rows] >= self.problem.max_new_tokens
-        reason = np.where(stopped, FinishReason.STOP, np.where(limit, FinishReason.LIMIT, FinishReason.RUNNING))
+        reason = np.zeros(len(rows), dtype=np.int64)
+        reason[self._at_limit(rows)] = FinishReason.LIMIT
+        reason[stopped] = FinishReason.STOP
         reason[illegal] = FinishReason.ILLEGAL_ACTION
         legal = np.zeros((len(rows), self.legal.shape[1]), dtype=bool)
         if self.problem.constraint is not None:
-            going_on = np.flatnonzero(reason == FinishReason.RUNNING)
+            going_on = np.flatnonzero(reason == _RUNNING)
             legal[going_on] = self._legal(rows[going_on])
             reason[going_on[~legal[going_on].any(axis=1)]] = FinishReason.DEAD_END
         return reason, legal
 
     def _keep(self, step: _Step, rows: np.ndarray) -> None:
-        ended = step.finish_reason != FinishReason.RUNNING
+        ended = step.finish_reason != _RUNNING
         self.finish_reason[rows] = step.finish_reason
         self.running[rows] = ~ended
         self.legal[rows] = step.legal
@@ -323,7 +337,7 @@ class Transition:
         """The info keys of all rows, as fresh arrays with one entry a row."""
         infos = {name: values.copy() for name, values in self._reported.items()}
         if self.problem.constraint is not None:
-            infos["action_mask"] = self.action_masks().astype(np.int8)
+            infos["action_mask"] = self.action_masks().view(np.int8)  # an array of its own
         if self.problem.text_info:
             infos |= self._text_infos()
         return infos
@@ -332,7 +346,7 @@ class Transition:
         """The info keys of one row: Python numbers, which Gymnasium batches into the dtypes of `infos`, and arrays."""
         if self.problem.constraint is None and not self.problem.text_info:
             return {
-                name: values[row].item() if values.ndim == 1 else values[row].copy()
+                name: values.item(row) if values.ndim == 1 else values[row].copy()
                 for name, values in self._reported.items()
             }
         infos = self.infos().items()
@@ -341,7 +355,7 @@ class Transition:
     def _text_infos(self) -> dict[str, np.ndarray]:
         """Prompt and completion of the rows that have ended, "" elsewhere; object [N]."""
         infos = {name: np.full(len(self.length), "", dtype=object) for name in ("prompt", "completion")}
-        ended = np.flatnonzero(self.finish_reason != FinishReason.RUNNING)
+        ended = np.flatnonzero(self.finish_reason != _RUNNING)
         if len(ended):
             texts = self._texts(ended)
             infos["prompt"][ended], infos["completion"][ended] = texts.prompts, texts.completions

@@ -3,7 +3,6 @@
 Row i of an environment seeded s behaves exactly as a scalar environment seeded s + i.
 """
 
-import copy
 import operator
 import warnings
 from collections.abc import Mapping, Sequence
@@ -225,9 +224,9 @@ class TextGenVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
             return {}
         ended = self._ended.copy()
         final_obs = np.full(self.num_envs, None, dtype=object)
-        observations = observe(self._transition)
-        for row in rows.tolist():
-            final_obs[row] = copy.deepcopy(row_of(observations, row))
+        observations = observe(self._transition, rows)
+        for place, row in enumerate(rows.tolist()):
+            final_obs[row] = row_of(observations, place)
         final_info = self._infos(rows)
         self._start(rows, None)
         self._ended = np.zeros(self.num_envs, dtype=bool)
