@@ -45,17 +45,15 @@ def reward_to_go(rewards: np.ndarray, mask: np.ndarray) -> np.ndarray:
 def leave_one_out(returns: np.ndarray, group: np.ndarray) -> np.ndarray:
     """R_i minus the mean of the other members' returns (RLOO, Kool et al. 2019).
 
-    The baseline of an episode does not depend on it, so that the gradient stays unbiased.
+    The baseline of an episode does not depend on it, so that the gradient stays unbiased. An episode without others,
+    since they were dropped, has nothing to be compared with: its advantage is 0.
 
     Args:
         returns: [B] R(τ).
         group: int [B], the group of each episode; any order.
 
     Returns:
-        [B] advantages; exactly 0 in a group of equal returns.
-
-    Raises:
-        ValueError: a group of one, which has no others.
+        [B] advantages; exactly 0 in a group of equal returns, or of one.
 
     >>> leave_one_out(np.array([1.0, 0.0, 0.5]), np.array([0, 0, 0]))
     array([ 0.75, -0.75,  0.  ])
@@ -64,10 +62,8 @@ def leave_one_out(returns: np.ndarray, group: np.ndarray) -> np.ndarray:
     advantages = np.empty_like(returns)
     for member in np.unique(group):
         rows = np.flatnonzero(group == member)
-        if len(rows) < 2:
-            raise ValueError("a group of one episode has no others to compare with; use group_size of at least 2")
         gap = returns[rows] - returns[rows].min()  # a common shift changes nothing, and makes equal returns exact zeros
-        advantages[rows] = (len(rows) * gap - gap.sum()) / (len(rows) - 1)
+        advantages[rows] = (len(rows) * gap - gap.sum()) / max(len(rows) - 1, 1)
     return advantages
 
 

@@ -19,7 +19,8 @@ class Algorithm:
 
     Attributes:
         name: what `algorithm=` calls it.
-        advantages: the A_t of a rollout, float64 [B, T], 0 where not mask.
+        advantages: the A_t of a rollout, float64 [B, T], 0 where not mask. It never sees a dropped episode, so that
+            groups may be smaller than the group size, and one episode alone in its own.
         min_group_size: the least episodes that must share a prompt.
         min_episodes: the least episodes of an update.
     """

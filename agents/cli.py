@@ -127,7 +127,12 @@ def _parse(arguments: list[str]) -> "TrainSettings":
         prog="textgym train",
         description=TrainSettings.__doc__,
         args=arguments,
-        config=(tyro.conf.DisallowNone, tyro.conf.FlagCreatePairsOff, tyro.conf.OmitArgPrefixes),
+        config=(
+            tyro.conf.DisallowNone,
+            tyro.conf.FlagCreatePairsOff,
+            tyro.conf.OmitArgPrefixes,
+            tyro.conf.UseAppendAction,
+        ),
     )
 
 

@@ -54,7 +54,8 @@ class Display:
 
     def show(self, update: Update) -> None:
         """Show an update, if it is time to."""
-        self._returns.append(update.metrics["reward"])
+        if update.rollout.valid.any():  # otherwise the metrics are 0 and mean nothing
+            self._returns.append(update.metrics["reward"])
         now = time.perf_counter()
         last = update.num_timesteps >= self.total_timesteps
         if self._draws_table:
@@ -71,10 +72,10 @@ class Display:
         if self._live is not None:
             self._live.stop()
 
-    @property
-    def mean_return(self) -> float:
-        """Mean return of the last updates."""
-        return sum(self._returns) / len(self._returns)
+    def _mean_return(self) -> str:
+        """Mean return of the last updates that had one, and what it is compared with."""
+        mean = f"{sum(self._returns) / len(self._returns):.3f}" if self._returns else "not known yet"
+        return f"{mean}{known(self.optimum, self.uniform)}"
 
     def _rates(self, update: Update, now: float) -> tuple[float, float]:
         """Tokens per second, and seconds left."""
@@ -85,12 +86,16 @@ class Display:
         rate, left = self._rates(update, now)
         metrics = update.metrics
         table = Table(show_header=False, title=f"update {update.step}", title_justify="left")
-        table.add_row("return", f"{self.mean_return:.3f}{known(self.optimum, self.uniform)}")
+        table.add_row("return", self._mean_return())
+        if "true_score" in metrics:
+            table.add_row("true score", f"{metrics['true_score']:.3f}")
         table.add_row("entropy", f"{metrics['entropy']:.3f} nats per token")
         table.add_row("gradient norm", f"{metrics['grad_norm']:.3f}")
         table.add_row("groups without signal", f"{metrics['frac_reward_zero_std']:.0%}")
         table.add_row("completion length", f"{metrics['completions/mean_length']:.1f} tokens")
         table.add_row("ended by the horizon", f"{metrics['completions/clipped_ratio']:.0%}")
+        if metrics["episodes/dropped"]:
+            table.add_row("dropped", _dropped(update))
         table.add_row("tokens", f"{update.num_timesteps:,} of {self.total_timesteps:,}")
         table.add_row("speed", f"{rate:,.0f} tokens/s")
         table.add_row("time left", f"{left:.0f} s")
@@ -98,12 +103,19 @@ class Display:
 
     def _print_line(self, update: Update, now: float) -> None:
         rate, left = self._rates(update, now)
-        line = (
-            f"update {update.step:>4}  return {self.mean_return:.3f}{known(self.optimum, self.uniform)}  "
-            f"entropy {update.metrics['entropy']:.3f}  grad norm {update.metrics['grad_norm']:.2f}  "
-            f"{update.num_timesteps:,} tokens  {rate:,.0f} tokens/s  {left:.0f} s left"
-        )
-        for text in (line, *samples(update.rollout)):
+        metrics = update.metrics
+        parts = [
+            f"update {update.step:>4}",
+            f"return {self._mean_return()}",
+            f"true score {metrics['true_score']:.3f}" if "true_score" in metrics else "",
+            f"entropy {metrics['entropy']:.3f}",
+            f"grad norm {metrics['grad_norm']:.2f}",
+            f"{_dropped(update)} dropped" if metrics["episodes/dropped"] else "",
+            f"{update.num_timesteps:,} tokens",
+            f"{rate:,.0f} tokens/s",
+            f"{left:.0f} s left",
+        ]
+        for text in ("  ".join(filter(None, parts)), *samples(update.rollout)):
             say(text, self.console.file)
 
 
@@ -134,8 +146,19 @@ def samples(rollout: Rollout, count: int = 2) -> list[str]:
     lines = []
     for row in spaced_rows(rollout, count):
         prompt, completion = (_cut(escape(text)) for text in rollout.texts(row))
-        lines.append(f"  {prompt} → {completion}  score {rollout.score[row]:.3g}")
+        lines.append(f"  {prompt} → {completion}  {_verdict(rollout, row)}")
     return lines
+
+
+def _verdict(rollout: Rollout, row: int) -> str:
+    if not rollout.valid[row]:
+        return "dropped"
+    true = "" if rollout.true_score is None else f", true score {rollout.true_score[row]:.3g}"
+    return f"score {rollout.score[row]:.3g}{true}"
+
+
+def _dropped(update: Update) -> str:
+    return f"{update.metrics['episodes/dropped']:.0f} of {len(update.rollout.valid)} episodes"
 
 
 def _cut(text: str) -> str:

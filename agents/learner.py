@@ -20,6 +20,7 @@ from agents.algorithms import Algorithm, make_algorithm
 from agents.defaults import default_learning_rate
 from agents.losses import entropy_bonus, policy_gradient_loss
 from agents.metrics import rollout_metrics
+from agents.observations import action_mask_of, tokens_of
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect, rollout_env
 from textgym.escape import excerpt
@@ -35,8 +36,8 @@ class Update(NamedTuple):
     step: int  # updates so far, from 1
     num_timesteps: int  # generated tokens so far
     metrics: dict[str, float]  # TRL's names
-    rollout: Rollout
-    advantages: np.ndarray  # float64 [B, T]
+    rollout: Rollout  # dropped episodes included
+    advantages: np.ndarray  # float64 [B, T]; 0 in dropped episodes
 
 
 Callback = Callable[[Update], bool | None]
@@ -44,6 +45,9 @@ Callback = Callable[[Update], bool | None]
 
 class PolicyGradient:
     """Ascend J(θ) = E[R(τ)] along ∇J = E[Σ_t ∇ log π_θ(a_t | s_t) A(s_t, a_t)].
+
+    Episodes that the environment drops (`on_reward_error="drop"`) count as tokens generated, and nowhere else: baselines,
+    gradient and metrics are those of an update without them. Where none is left, the update changes nothing.
 
     Args:
         policy: π_θ.
@@ -117,9 +121,9 @@ class PolicyGradient:
         while self.num_timesteps < end:
             rollout = self._collect()  # τ ~ π_θ
             metrics = self._measured(rollout)
-            advantages = self.algorithm.advantages(rollout)  # A(s_t, a_t)
+            advantages = self._advantages(rollout)  # A(s_t, a_t)
             gradient = self.accumulate_gradient(rollout, advantages)  # -Σ_t A ∇ log π_θ(a_t | s_t)
-            self.optimizer.step()  # θ ← θ + α ∇J
+            self.optimizer.step()  # θ ← θ + α ∇J; nothing where there is no gradient
             self.num_timesteps += rollout.num_tokens
             self.num_updates += 1
             metrics |= gradient | {"num_tokens": self.num_timesteps}
@@ -129,25 +133,27 @@ class PolicyGradient:
         return self
 
     def accumulate_gradient(self, rollout: Rollout, advantages: np.ndarray) -> dict[str, float]:
-        """Set every parameter's gradient to that of the loss over all episodes, clipped.
+        """Set every parameter's gradient to that of the loss over all episodes that were not dropped, clipped.
 
-        Microbatches are parts of one sum, with the denominators of the whole rollout.
+        Microbatches are parts of one sum, with the denominators of all those episodes. Where there are none, every
+        parameter's gradient is None.
 
         Args:
             rollout: B episodes.
-            advantages: float64 [B, T].
+            advantages: float64 [B, T]; those of dropped episodes are not looked at.
 
         Returns:
-            The loss, the mean entropy per token in nats, and the gradient's norm before clipping.
+            The loss, the mean entropy per token in nats, and the gradient's norm before clipping; 0 without episodes.
 
         Raises:
             FloatingPointError: the gradient is not finite; the weights are as they were.
         """
         self.optimizer.zero_grad(set_to_none=True)
         loss = entropy = 0.0
-        for rows in microbatches(rollout, self.settings["tokens_per_microbatch"]):
-            part = rollout.select(rows)
-            part_loss, part_entropy = self._loss(part, advantages[rows][:, : part.mask.shape[1]], rollout)
+        kept, advantages = rollout.without_dropped(), advantages[rollout.valid]
+        for rows in microbatches(kept, self.settings["tokens_per_microbatch"]):
+            part = kept.select(rows)
+            part_loss, part_entropy = self._loss(part, advantages[rows][:, : part.mask.shape[1]], kept)
             part_loss.backward()  # ∇_θ
             loss += float(part_loss.detach())
             entropy += float(part_entropy.detach())
@@ -161,26 +167,33 @@ class PolicyGradient:
 
     def predict(
         self,
-        observation: np.ndarray,
+        observation: Any,
         deterministic: bool = False,
         *,
         state: Any = None,
         episode_start: Any = None,
+        action_masks: np.ndarray | None = None,
     ) -> tuple[Any, None]:
         """Actions for one observation, int [L], or for several, [N, L]; as stable-baselines3 has it.
 
         Args:
-            observation: the histories.
+            observation: the histories, or dict observations, whose `tokens` and `action_mask` are read.
             deterministic: take the most probable token.
             state: not used, the policy keeps none.
             episode_start: not used.
+            action_masks: bool or 0/1, [V] or [N, V], True where a token is legal; by default that of dict observations.
 
         Returns:
             An action or int64 [N], and None for the state that the policy does not have.
         """
-        histories = np.atleast_2d(observation)
-        actions, _ = self.policy.act(histories, deterministic=deterministic)
-        return (actions[0] if np.ndim(observation) == 1 else actions), None
+        histories = tokens_of(observation)
+        masks = action_mask_of(observation) if action_masks is None else action_masks
+        actions, _ = self.policy.act(
+            np.atleast_2d(histories),
+            deterministic=deterministic,
+            action_mask=None if masks is None else np.atleast_2d(masks),
+        )
+        return (actions[0] if np.ndim(histories) == 1 else actions), None
 
     @property
     def reward_names(self) -> tuple[str, ...]:
@@ -236,6 +249,14 @@ class PolicyGradient:
         learner.optimizer.load_state_dict(state)
         return learner
 
+    def _advantages(self, rollout: Rollout) -> np.ndarray:
+        """A_t as if dropped episodes had not been played, float64 [B, T]; 0 in those."""
+        advantages = np.zeros(rollout.mask.shape)
+        if rollout.valid.any():
+            of_kept = self.algorithm.advantages(rollout.without_dropped())
+            advantages[rollout.valid, : of_kept.shape[1]] = of_kept
+        return advantages
+
     def _measured(self, rollout: Rollout) -> dict[str, float]:
         metrics = rollout_metrics(rollout, self.reward_names)
         for name, value in metrics.items():
@@ -247,13 +268,15 @@ class PolicyGradient:
         return metrics
 
     def _collect(self) -> Rollout:
+        episodes, group_size = self.settings["episodes_per_update"], self.settings["group_size"]
         return collect(
             self.policy,
             self.envs,
-            self.settings["episodes_per_update"],
+            episodes,
             self.prompt_generator,
-            self.settings["group_size"],
+            group_size,
             self.action_generator,
+            first_prompt=self.num_updates * (episodes // group_size),  # in order, where the updates so far left off
         )
 
     def _loss(self, part: Rollout, advantages: np.ndarray, whole: Rollout) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from agents.observations import action_mask_of, tokens_of
 from agents.rollout import Rollout
 from agents.sampling import TokenDistribution
 from textgym.problem import Problem
@@ -161,7 +162,7 @@ class TransformerPolicy(nn.Module):
     @torch.no_grad()
     def act(
         self,
-        observations: np.ndarray,
+        observations: Any,
         generator: torch.Generator | None = None,
         deterministic: bool = False,
         action_mask: np.ndarray | None = None,
@@ -169,10 +170,11 @@ class TransformerPolicy(nn.Module):
         """Choose the next token in each state.
 
         Args:
-            observations: int [N, L], histories padded on the right with PAD = V.
+            observations: int [N, L], histories padded on the right with PAD = V; or dict observations, whose `tokens`
+                and `action_mask` are read.
             generator: draws the tokens; the policy's own seeded one by default.
             deterministic: take the most probable token instead.
-            action_mask: bool or 0/1 [N, V], True where a token is legal.
+            action_mask: bool or 0/1 [N, V], True where a token is legal; by default that of dict observations.
 
         Returns:
             actions int64 [N] and their log π(a | s), float32 [N].
@@ -180,28 +182,37 @@ class TransformerPolicy(nn.Module):
         Raises:
             ValueError: observations of another shape or with ids outside 0..V, or an empty history without a BOS.
         """
-        if np.shape(observations)[:1] == (0,):
+        if np.shape(tokens_of(observations))[:1] == (0,):
             return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
         distribution = self.distribution(observations, action_mask)
         actions = distribution.mode() if deterministic else distribution.sample(generator or self.generator)
         log_probs = distribution.log_prob(actions)
         return actions.cpu().numpy(), log_probs.float().cpu().numpy()
 
-    def distribution(self, observations: np.ndarray, action_mask: np.ndarray | None = None) -> TokenDistribution:
+    def distribution(self, observations: Any, action_mask: np.ndarray | None = None) -> TokenDistribution:
         """π(· | s) in each state; see `act` for the arguments."""
-        histories = self._checked(observations)
+        histories = self._checked(tokens_of(observations))
+        if action_mask is None:
+            action_mask = action_mask_of(observations)
         lengths = (histories != self.size).sum(dim=1)
         logits = self._logits(histories, lengths[:, None] - 1)[:, 0]
-        mask = None if action_mask is None else self._checked_mask(action_mask, len(histories))
+        mask = None if action_mask is None else self._checked_mask(action_mask, (len(histories), self.size))
         return TokenDistribution(logits, self.size, self.temperature, mask)
 
     def action_distribution(self, rollout: Rollout) -> TokenDistribution:
-        """π(· | s_t) at every step of B episodes, [B, T]; what it says where `rollout.mask` is False means nothing."""
+        """π(· | s_t) at every step of B episodes, [B, T], under the action masks that they were played with.
+
+        What it says where `rollout.mask` is False means nothing.
+        """
         steps = torch.arange(rollout.mask.shape[1])
         start = torch.as_tensor(rollout.prompt_length)[:, None] - 1
         last = torch.as_tensor(rollout.length)[:, None] - 2  # the last action is predicted from the token before it
         positions = torch.minimum(start + steps, last)
-        return TokenDistribution(self._logits(self._checked(rollout.tokens), positions), self.size, self.temperature)
+        mask = None
+        if rollout.action_mask is not None:
+            mask = self._checked_mask(rollout.action_mask, (*rollout.mask.shape, self.size))
+        logits = self._logits(self._checked(rollout.tokens), positions)
+        return TokenDistribution(logits, self.size, self.temperature, mask)
 
     def log_probs(self, rollout: Rollout) -> Tensor:
         """Log π_θ(a_t | s_t) of the sampled tokens, [B, T], with gradient; 0 where not mask."""
@@ -240,10 +251,10 @@ class TransformerPolicy(nn.Module):
             raise ValueError(f"observations hold PAD = {self.size} before a token; histories are padded on the right")
         return self._to_device(array.astype(np.int64))
 
-    def _checked_mask(self, action_mask: np.ndarray, count: int) -> Tensor:
+    def _checked_mask(self, action_mask: np.ndarray, shape: tuple[int, ...]) -> Tensor:
         mask = np.asarray(action_mask, dtype=bool)
-        if mask.shape != (count, self.size):
-            raise ValueError(f"action_mask has the shape {mask.shape}; give [N, V] = ({count}, {self.size})")
+        if mask.shape != shape:
+            raise ValueError(f"action_mask has the shape {mask.shape}; give {shape}, one value a state and token")
         return self._to_device(mask)
 
     def _logits(self, histories: Tensor, positions: Tensor) -> Tensor:

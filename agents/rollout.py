@@ -4,17 +4,20 @@ Knows nothing of gradients. `collect` plays every episode that it starts to its 
 would favour short ones.
 """
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+import copy
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector import VectorEnv
 
-from textgym.finish import FinishReason
-from textgym.vector_env import TextGenVectorEnv
+from agents.playing import Actor, play, problem_of, rollout_env
+from textgym.problem import Problem
 from textgym.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # names of the table of algorithms are checked before torch is loaded
     import torch
+
+_PER_STEP = ("actions", "mask", "log_probs", "rewards", "action_mask")  # the arrays [B, T, ...]
 
 
 class Step(NamedTuple):
@@ -43,9 +46,13 @@ class Rollout(NamedTuple):
     rewards: np.ndarray  # float64 [B, T], what each step paid; 0 where not mask
     score: np.ndarray  # float64 [B]
     scores: np.ndarray  # float64 [B, K], one a reward function
+    scores_valid: np.ndarray  # bool [B, K], False where a function returned None
+    valid: np.ndarray  # bool [B], False for a dropped episode, from which nothing is learned
     finish_reason: np.ndarray  # int64 [B]
     group: np.ndarray  # int64 [B], episodes of one group share their prompt
     vocabulary: Vocabulary
+    action_mask: np.ndarray | None = None  # bool [B, T, V], True where a token was legal and where not mask; None: all
+    true_score: np.ndarray | None = None  # float64 [B], where the task has a hidden gold reward
 
     @property
     def returns(self) -> np.ndarray:
@@ -59,13 +66,17 @@ class Rollout(NamedTuple):
 
     def select(self, rows: np.ndarray) -> "Rollout":
         """The episodes `rows`, int64 [n], cut to their own longest history and completion."""
-        width = int(self.length[rows].max())
-        steps = int((self.length - self.prompt_length)[rows].max())
-        cut = {"tokens": width, "actions": steps, "mask": steps, "log_probs": steps, "rewards": steps}
-        arrays = {name: value[rows] for name, value in self._asdict().items() if name != "vocabulary"}
+        width = int(self.length[rows].max(initial=0))
+        steps = int((self.length - self.prompt_length)[rows].max(initial=0))
+        cut = {"tokens": width, **dict.fromkeys(_PER_STEP, steps)}
+        arrays = {name: value[rows] for name, value in self._asdict().items() if isinstance(value, np.ndarray)}
         return self._replace(
             **{name: value[:, : cut[name]] if name in cut else value for name, value in arrays.items()}
         )
+
+    def without_dropped(self) -> "Rollout":
+        """The episodes that were not dropped; groups may have shrunk, and there may be none left."""
+        return self if self.valid.all() else self.select(np.flatnonzero(self.valid))
 
     def texts(self, row: int) -> tuple[str, str]:
         """Prompt and completion of an episode, special tokens visible."""
@@ -96,41 +107,6 @@ def spaced_rows(rollout: Rollout, count: int) -> list[int]:
     return [index * total // min(count, total) for index in range(min(count, total))]
 
 
-class Actor(Protocol):
-    """What `collect` needs of a policy."""
-
-    def act(
-        self, observations: np.ndarray, generator: "torch.Generator | None" = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Actions int64 [N] and their log-probs float32 [N] in the states of `observations`, int64 [N, L]."""
-        ...
-
-
-def rollout_env(envs: VectorEnv) -> VectorEnv:
-    """The environment that `collect` can drive: in DISABLED mode, where an ended row is frozen.
-
-    A bare native environment in another mode, or in the middle of its owner's episodes, gets a twin over the same
-    problem and is itself left alone. A wrapper or a subclass must be made in DISABLED mode, since it cannot be copied.
-
-    Raises:
-        TypeError, ValueError: not a native TextGen-v0 vector environment, or a wrapped one in another mode.
-    """
-    if not isinstance(envs.unwrapped, TextGenVectorEnv):
-        raise TypeError(
-            f"envs is {type(envs).__name__}; give the native vector environment, gym.make_vec('TextGen-v0', num_envs=N)"
-        )
-    native = envs.unwrapped
-    own = type(envs) is not TextGenVectorEnv  # a wrapper or a subclass, whose behaviour a twin would lose
-    if native.autoreset_mode is AutoresetMode.DISABLED and (own or not native.any_running):
-        return envs
-    if own:
-        raise ValueError(
-            f"envs is a wrapper or subclass ({type(envs).__name__}) and not in DISABLED mode; make it with "
-            "autoreset_mode=gymnasium.vector.AutoresetMode.DISABLED"
-        )
-    return TextGenVectorEnv(native.num_envs, autoreset_mode=AutoresetMode.DISABLED, problem=native.problem)
-
-
 def collect(
     policy: Actor,
     envs: VectorEnv,
@@ -138,6 +114,7 @@ def collect(
     generator: np.random.Generator,
     group_size: int = 1,
     action_generator: "torch.Generator | None" = None,
+    first_prompt: int = 0,
 ) -> Rollout:
     """Play exactly `episodes` episodes, in groups that share a prompt.
 
@@ -145,9 +122,15 @@ def collect(
         policy: acts.
         envs: see `rollout_env`; any number of rows.
         episodes: B, a multiple of the group size.
-        generator: draws the prompts, each with the same probability.
+        generator: draws the prompts, each with the same probability, or is what draws them where they come from a
+            function; what it would draw next seeds the generators of the rows, which reward functions may draw with.
         group_size: G, consecutive episodes with one prompt.
         action_generator: draws the actions; the policy's own without one.
+        first_prompt: with `prompt_order="sequential"`, the index of the first group's prompt; the others follow in
+            order, and after the last comes the first.
+
+    Returns:
+        B episodes, dropped ones included.
 
     Raises:
         ValueError: episodes that are no positive multiple of the group size.
@@ -155,54 +138,37 @@ def collect(
     if group_size < 1 or episodes < 1 or episodes % group_size:
         raise ValueError(f"episodes={episodes} is no positive multiple of group_size={group_size}")
     envs = rollout_env(envs)
-    native = envs.unwrapped
-    assert isinstance(native, TextGenVectorEnv)
-    num_prompts = len(native.problem.prompts)
-    prompt_index = np.repeat(generator.integers(num_prompts, size=episodes // group_size), group_size)
-    waves = [
-        _play(policy, envs, prompt_index[first : first + envs.num_envs], native, action_generator)
-        for first in range(0, episodes, envs.num_envs)
-    ]
+    problem = problem_of(envs)
+    chosen = _chosen_prompts(problem, episodes // group_size, generator, first_prompt)
+    starts = {name: [value for value in values for _ in range(group_size)] for name, values in chosen.items()}
+    seed: int | None = _next_seed(generator)
+    waves = []
+    for first in range(0, episodes, envs.num_envs):
+        wave = {name: values[first : first + envs.num_envs] for name, values in starts.items()}
+        waves.append(play(policy, envs, wave, seed, action_generator))
+        seed = None  # the rows' generators go on
     joined = {name: np.concatenate([wave[name] for wave in waves]) for name in waves[0]}
     steps = int((joined["length"] - joined["prompt_length"]).max())
-    for name in ("actions", "mask", "log_probs", "rewards"):
+    for name in joined.keys() & set(_PER_STEP):
         joined[name] = joined[name][:, :steps]
     return Rollout(
-        **joined, group=np.repeat(np.arange(episodes // group_size), group_size), vocabulary=native.vocabulary
+        **joined, group=np.repeat(np.arange(episodes // group_size), group_size), vocabulary=problem.vocabulary
     )
 
 
-def _play(
-    policy: Actor,
-    envs: VectorEnv,
-    prompt_index: np.ndarray,
-    native: TextGenVectorEnv,
-    generator: "torch.Generator | None",
-) -> dict[str, np.ndarray]:
-    """Play one episode in each of the first `len(prompt_index)` rows to its end."""
-    count, horizon = len(prompt_index), native.problem.max_new_tokens
-    used = np.arange(envs.num_envs) < count
-    padded = np.resize(prompt_index, envs.num_envs)
-    observations, infos = envs.reset(options={"rows": {"prompt_index": padded}, "reset_mask": used})
-    steps: dict[str, Any] = {
-        "actions": np.zeros((count, horizon), dtype=np.int64),
-        "mask": np.zeros((count, horizon), dtype=bool),
-        "log_probs": np.zeros((count, horizon), dtype=np.float32),
-        "rewards": np.zeros((count, horizon)),
-    }
-    actions = np.zeros(envs.num_envs, dtype=np.int64)
-    running = np.arange(count)
-    for step in range(horizon):
-        actions[running], log_probs = policy.act(observations[running], generator=generator)
-        observations, rewards, terminated, truncated, infos = envs.step(actions)
-        steps["actions"][running, step] = actions[running]
-        steps["mask"][running, step] = True
-        steps["log_probs"][running, step] = log_probs
-        steps["rewards"][running, step] = rewards[running]
-        running = running[~(terminated | truncated)[running]]
-        if not len(running):
-            break
-    assert not len(running), "an episode outlived the horizon"
-    ends = {name: infos[name][:count] for name in ("prompt_length", "length", "score", "scores", "finish_reason")}
-    assert (ends["finish_reason"] != FinishReason.RUNNING).all()
-    return {"tokens": observations[:count], **ends, **steps}
+def _chosen_prompts(problem: Problem, count: int, generator: np.random.Generator, first: int) -> dict[str, list[Any]]:
+    """The reset options that name the prompts of `count` groups, one value a group."""
+    prompts = problem.prompts
+    if not prompts.sized:
+        drawn = [prompts.draw(generator) for _ in range(count)]
+        return {"prompt": [prompt.text for prompt in drawn], "columns": [prompt.columns for prompt in drawn]}
+    if problem.prompt_order == "sequential":
+        indices = (first + np.arange(count)) % len(prompts)
+    else:
+        indices = generator.integers(len(prompts), size=count)
+    return {"prompt_index": indices.tolist()}
+
+
+def _next_seed(generator: np.random.Generator) -> int:
+    """A seed that the generator decides and that takes nothing from it."""
+    return int(copy.deepcopy(generator).integers(2**62))

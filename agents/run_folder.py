@@ -126,6 +126,7 @@ class RunFolder:
 def trajectory_entry(update: Update, row: int) -> dict[str, Any]:
     """An episode as JSON holds it: texts, ids, and per token the log-prob, reward and advantage."""
     rollout: Rollout = update.rollout
+    true_score = {} if rollout.true_score is None else {"true_score": float(rollout.true_score[row])}
     prompt, completion = rollout.texts(row)
     start, length = int(rollout.prompt_length[row]), int(rollout.length[row])
     steps = length - start
@@ -138,6 +139,8 @@ def trajectory_entry(update: Update, row: int) -> dict[str, Any]:
         "rewards": rollout.rewards[row, :steps].tolist(),
         "advantages": update.advantages[row, :steps].tolist(),
         "score": float(rollout.score[row]),
+        **true_score,
+        "valid": bool(rollout.valid[row]),
         "finish_reason": int(rollout.finish_reason[row]),
     }
 

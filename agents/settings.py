@@ -8,10 +8,23 @@ from typing import Any, Literal
 
 from agents.algorithms import make_algorithm
 from textgym.errors import NotBuiltError
-from textgym.schemes import make_scheme
+from textgym.schemes import SCHEMES, make_scheme
+from textgym.stops import checked_stop_strings
 from textgym.tasks import DEFAULT_TASK, make_task
 
 _MOST_SEED, _MOST_THREADS = 2**63, 1024
+
+_POSITIVE = (
+    "episodes_per_update",
+    "max_grad_norm",
+    "tokens_per_microbatch",
+    "temperature",
+    "d_model",
+    "num_layers",
+    "num_threads",
+    "trajectory_interval",
+    "reward_timeout",
+)
 
 # What the next command leaves out: the policy holds its shape and temperature, and a run has a folder of its own.
 _NOT_CARRIED_ON = frozenset(
@@ -47,6 +60,24 @@ class AdvancedSettings:
     max_prompt_tokens: int | None = None
     """Longest prompt allowed, in tokens; by default the longest of the prompts."""
 
+    prompt_order: Literal["random", "sequential"] = "random"
+    """Whether each group of episodes draws its prompt, or they take them in order."""
+
+    on_limit: Literal["terminate", "truncate"] = "terminate"
+    """How an episode ends at the horizon; the reward is paid either way."""
+
+    on_illegal_action: Literal["raise", "terminate"] = "raise"
+    """What a token that the task forbids leads to; the policy itself never chooses one."""
+
+    on_reward_error: Literal["raise", "drop"] = "raise"
+    """Whether a reward function that fails ends the run, or its episode is dropped, and nothing learned from it."""
+
+    reward_timeout: float | None = None
+    """Seconds that a call of a reward function may take; by default any time."""
+
+    isolate_reward: bool = False
+    """Run each reward function in a process of its own."""
+
     num_threads: int = 1
     """Threads of torch; one is faster than two on small models."""
 
@@ -59,7 +90,7 @@ class TrainSettings:
     """Train a policy with policy gradients; with no flags, a small one on the task `sort`."""
 
     task: str | None = None
-    """A built-in task: bandit, reverse, sort."""
+    """A built-in task; `textgym tasks` lists them. By default sort."""
 
     level: int | None = None
     """Difficulty of the task, 1 the easiest."""
@@ -68,7 +99,7 @@ class TrainSettings:
     """Hugging Face folder of a causal language model; without it a small one is made."""
 
     prompts: Path | None = None
-    """A .txt, .jsonl, .csv or .parquet file of rows with a "prompt"; other fields reach the reward function."""
+    """A .txt, .jsonl, .csv or .parquet file with a "prompt" in each row; other columns reach the reward function."""
 
     tokenizer: Path | None = None
     """A tokenizer.json or a Hugging Face folder; by default the model's."""
@@ -78,6 +109,9 @@ class TrainSettings:
 
     scheme: str = "terminal"
     """When a score is paid: terminal, prefix_delta."""
+
+    stop: tuple[str, ...] = ()
+    """A string that ends the text; may be given several times."""
 
     algorithm: str = "rloo"
     """reinforce, reinforce_baseline, reinforce_to_go, rloo."""
@@ -122,7 +156,7 @@ class TrainSettings:
 
     def env_keywords(self) -> dict[str, Any]:
         """The keywords of the environment."""
-        source = self.tokenizer or self.model  # with a model and no tokenizer, the model's
+        source, advanced = self.tokenizer or self.model, self.advanced  # with a model and no tokenizer, the model's
         given = {
             "task": self.task,
             "level": self.level,
@@ -130,8 +164,15 @@ class TrainSettings:
             "tokenizer": None if source is None else str(source),
             "reward": self.reward,
             "scheme": self.scheme,
+            "stop": list(self.stop),
             "max_new_tokens": self.max_new_tokens,
-            "max_prompt_tokens": self.advanced.max_prompt_tokens,
+            "max_prompt_tokens": advanced.max_prompt_tokens,
+            "prompt_order": advanced.prompt_order,
+            "on_limit": advanced.on_limit,
+            "on_illegal_action": advanced.on_illegal_action,
+            "on_reward_error": advanced.on_reward_error,
+            "reward_timeout": advanced.reward_timeout,
+            "isolate_reward": advanced.isolate_reward,
         }
         return {name: value for name, value in given.items() if value is not None}
 
@@ -153,7 +194,7 @@ class TrainSettings:
             for setting in fields(part):
                 value = getattr(part, setting.name)
                 if setting.name not in _NOT_CARRIED_ON and value != setting.default:
-                    words += [f"--{setting.name.replace('_', '-')}", str(value)]
+                    words += _words(f"--{setting.name.replace('_', '-')}", value)
         if self.task is None and self.prompts is None:
             words += ["--task", DEFAULT_TASK]
         return shlex.join(words)
@@ -170,9 +211,7 @@ def check_usage(settings: TrainSettings) -> None:
     for flag in ("group_size", "max_new_tokens", "total_timesteps", "learning_rate"):
         _positive(flag, getattr(settings, flag))
     advanced = settings.advanced
-    for flag in ("episodes_per_update", "max_grad_norm", "tokens_per_microbatch", "temperature", "d_model"):
-        _positive(flag, getattr(advanced, flag))
-    for flag in ("num_layers", "num_threads", "trajectory_interval"):
+    for flag in _POSITIVE:
         _positive(flag, getattr(advanced, flag))
     if not 0 <= advanced.entropy_coef < math.inf:
         raise ValueError(f"--entropy-coef {advanced.entropy_coef}; give a finite number of at least 0")
@@ -180,7 +219,8 @@ def check_usage(settings: TrainSettings) -> None:
         raise ValueError(f"--seed {settings.seed}; give 0 to {_MOST_SEED - 1}")
     if advanced.num_threads > _MOST_THREADS:
         raise ValueError(f"--num-threads {advanced.num_threads}; give 1 to {_MOST_THREADS}")
-    make_scheme(settings.scheme)
+    _check_scheme(settings.scheme)
+    checked_stop_strings(settings.stop)
     algorithm = make_algorithm(settings.algorithm)
     if settings.task is not None or settings.level is not None:
         make_task(settings.task or DEFAULT_TASK, settings.level)
@@ -193,6 +233,15 @@ def check_usage(settings: TrainSettings) -> None:
         )
 
 
+def _check_scheme(scheme: str) -> None:
+    try:
+        make_scheme(scheme)
+    except ValueError as error:
+        if scheme not in SCHEMES:
+            raise
+        raise ValueError(f"--scheme {scheme} is for Python alone: {error}. A flag takes terminal or prefix_delta") from error
+
+
 def _check_own_prompts(settings: TrainSettings) -> None:
     if settings.prompts is None or settings.task is not None:
         return
@@ -202,6 +251,15 @@ def _check_own_prompts(settings: TrainSettings) -> None:
         raise ValueError("--prompts needs a --model, or a --tokenizer for the small model that is made without one")
     if settings.reward is None:
         raise ValueError("--prompts needs a --reward: file.py:function or module:function")
+
+
+def _words(flag: str, value: Any) -> list[str]:
+    """A flag and its value as the command line takes them: a switch alone, one of several values once for each."""
+    if value is True:
+        return [flag]
+    if isinstance(value, tuple):
+        return [f"{flag}={one}" for one in value]  # one that begins with a dash would be taken for a flag
+    return [flag, str(value)]
 
 
 def _positive(flag: str, value: float | None) -> None:

@@ -176,9 +176,8 @@ def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: Text
 
 def _print_header(settings: TrainSettings, learner: PolicyGradient) -> None:
     problem = _problem(learner)
-    what = (
-        f"task {problem.task.name}, level {problem.task.level}" if problem.task else f"{len(problem.prompts)} prompts"
-    )
+    own = f"{len(problem.prompts)} prompts" if problem.prompts.sized else "prompts from a function"
+    what = f"task {problem.task.name}, level {problem.task.level}" if problem.task else own
     weights = sum(parameter.numel() for parameter in learner.policy.parameters())
     say(
         f"textgym train: {what}; {settings.algorithm}, scheme {settings.scheme}; {problem.vocabulary.size} tokens, "
@@ -198,14 +197,25 @@ def _try_reward(learner: PolicyGradient) -> None:
 def _print_last_line(
     settings: TrainSettings, learner: PolicyGradient, policy: Path, seconds: float, stop: StopSignal
 ) -> None:
-    envs: TextGenVectorEnv = learner.envs.unwrapped  # type: ignore[assignment]
-    result = ""
-    if learner.num_updates and not stop.number:
-        generator, actions = np.random.default_rng(settings.seed + 1), torch.Generator().manual_seed(settings.seed + 1)
-        fresh = collect(learner.policy, envs, envs.num_envs, generator, action_generator=actions).returns
-        result = f"return {fresh.mean():.3f}{known(envs.optimum, envs.uniform)} over {len(fresh)} fresh episodes, "
+    result = _result_on_fresh_episodes(settings, learner) if learner.num_updates and not stop.number else ""
     where, next_command = escape(str(policy.parent)), escape(settings.next_command(policy))
     say(
         f"{'stopped' if stop.number else 'done'}: {result}{learner.num_timesteps:,} tokens in {learner.num_updates} "
         f"updates and {seconds:.0f} s; files in {where}; next: {next_command}"
+    )
+
+
+def _result_on_fresh_episodes(settings: TrainSettings, learner: PolicyGradient) -> str:
+    """What the policy gets now, as many episodes as an update has; words that end in a comma."""
+    envs: TextGenVectorEnv = learner.envs.unwrapped  # type: ignore[assignment]
+    generator, actions = np.random.default_rng(settings.seed + 1), torch.Generator().manual_seed(settings.seed + 1)
+    rollout = collect(learner.policy, envs, envs.num_envs, generator, action_generator=actions)
+    fresh = rollout.without_dropped()
+    count, dropped = len(fresh.valid), len(rollout.valid) - len(fresh.valid)
+    if not count:
+        return f"all {dropped} fresh episodes dropped, "
+    true = "" if fresh.true_score is None else f", true score {fresh.true_score.mean():.3f}"
+    more = f" and {dropped} dropped" if dropped else ""
+    return (
+        f"return {fresh.returns.mean():.3f}{known(envs.optimum, envs.uniform)}{true} over {count} fresh episodes{more}, "
     )

@@ -59,6 +59,12 @@ ADVANCED = {
     "d_model": 32,
     "num_layers": 1,
     "max_prompt_tokens": 0,
+    "prompt_order": "sequential",
+    "on_limit": "truncate",
+    "on_illegal_action": "terminate",
+    "on_reward_error": "drop",
+    "reward_timeout": 60.0,
+    "isolate_reward": True,
     "num_threads": 1,
     "trajectory_interval": 3,
 }
@@ -66,8 +72,9 @@ ADVANCED = {
 
 def test_every_advanced_flag_is_read(tmp_path):
     assert set(ADVANCED) == {field.name for field in dataclasses.fields(AdvancedSettings)}
-    flags = [word for name, value in ADVANCED.items() for word in (f"--{name.replace('_', '-')}", value)]
-    result = textgym("train", *QUICK, *flags, "--run-dir", "run", cwd=tmp_path)
+    (tmp_path / "reward.py").write_text("def score(completions): return [0.5 for _ in completions]\n")
+    flags = [f"--{name.replace('_', '-')}{'' if value is True else f'={value}'}" for name, value in ADVANCED.items()]
+    result = textgym("train", *QUICK, *flags, "--reward", "reward.py:score", "--run-dir", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())
     assert {name: config[name] for name in ADVANCED} == ADVANCED
@@ -89,7 +96,17 @@ def test_every_advanced_flag_is_read(tmp_path):
             "unknown task 'sotr' addition, bandit, palindrome, reverse, sort Did you mean 'sort'",
         ),
         (["train", "--level", "9"], "level=9 1, 2, 3, 4"),
-        (["train", "--scheme", "potential"], "'potential' is not built yet"),
+        (["train", "--scheme", "potential"], "--scheme potential is for Python alone textgym.schemes.Potential("),
+        (["train", "--scheme", "length"], "--scheme length is for Python alone terminal or prefix_delta"),
+        (["train", "--scheme", "prefix"], "unknown scheme 'prefix' Did you mean 'prefix_delta'"),
+        (["train", "--stop", "END", "--stop", ""], "stop[1] is the empty string"),
+        (["train", "--prompt-order", "sequentially"], "--prompt-order 'random' 'sequential'"),
+        (["train", "--on-limit", "stop"], "--on-limit 'terminate' 'truncate'"),
+        (["train", "--on-reward-error", "ignore"], "--on-reward-error 'raise' 'drop'"),
+        (["train", "--on-illegal-action", "drop"], "--on-illegal-action 'raise' 'terminate'"),
+        (["train", "--reward-timeout", "0"], "--reward-timeout 0.0 above 0"),
+        (["train", "--reward-timeout", "soon"], "--reward-timeout"),
+        (["train", "--isolate-reward", "yes"], "yes"),
         (["train", "--algorithm", "ppo"], "'ppo' is not built yet rloo"),
         (["train", "--resume", "runs/x"], "--resume is not built yet"),
         (["train", "--device", "cuda"], "--device cpu"),

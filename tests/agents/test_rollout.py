@@ -13,7 +13,7 @@ from tests.agents import tiny
 from tests.agents.tiny import PAD, STOP, A, B, C
 from textgym.vector_env import TextGenVectorEnv
 
-ARRAYS = [name for name in Rollout._fields if name != "vocabulary"]
+ARRAYS = [name for name in Rollout._fields if name not in ("vocabulary", "action_mask", "true_score")]
 
 
 class CoinActor:
@@ -108,6 +108,8 @@ def test_episodes_equal_a_loop_over_the_scalar_environment(scheme, num_envs):
         for name in ("prompt_length", "length", "finish_reason", "score"):
             assert getattr(rollout, name)[row] == info[name], name
         assert rollout.scores[row].tolist() == info["scores"].tolist()
+        assert rollout.scores_valid[row].tolist() == info["scores_valid"].tolist()
+        assert rollout.valid[row] == info["valid"]
 
 
 def test_stored_log_probs_are_those_of_the_actions_taken():
@@ -138,7 +140,9 @@ def test_shapes_and_dtypes():
     integers = ("tokens", "prompt_length", "length", "actions", "finish_reason", "group")
     assert all(getattr(rollout, name).dtype == np.int64 for name in integers)
     assert all(getattr(rollout, name).dtype == np.float64 for name in ("rewards", "score", "scores"))
-    assert (rollout.mask.dtype, rollout.log_probs.dtype) == (bool, np.float32)
+    assert all(getattr(rollout, name).dtype == bool for name in ("mask", "valid", "scores_valid"))
+    assert rollout.log_probs.dtype == np.float32
+    assert rollout.action_mask is None and rollout.true_score is None  # the task has neither
     for name in ("actions", "mask", "log_probs", "rewards"):
         assert getattr(rollout, name).shape == (20, steps)
     assert rollout.scores.shape == (20, 1)

@@ -113,6 +113,8 @@ def rollout_of(episodes: Iterable[Episode], group: Sequence[int] | None = None) 
         rewards=rewards,
         score=rewards.sum(axis=1),
         scores=rewards.sum(axis=1, keepdims=True),
+        scores_valid=np.ones((count, 1), dtype=bool),
+        valid=np.ones(count, dtype=bool),
         finish_reason=np.array([s.finish_reason for s in episodes]),
         group=np.arange(count) if group is None else np.asarray(group),
         vocabulary=Vocabulary.from_symbols(SYMBOLS),
