@@ -46,8 +46,8 @@ Callback = Callable[[Update], bool | None]
 class PolicyGradient:
     """Ascend J(θ) = E[R(τ)] along ∇J = E[Σ_t ∇ log π_θ(a_t | s_t) A(s_t, a_t)].
 
-    Episodes that the environment drops (`on_reward_error="drop"`) count as tokens generated, and nowhere else: baselines,
-    gradient and metrics are those of an update without them. Where none is left, the update changes nothing.
+    Episodes that the environment drops (`on_reward_error="drop"`) count as tokens generated, and nowhere else:
+    baselines, gradient and metrics are those of an update without them. Where none is left, it changes nothing.
 
     Args:
         policy: π_θ.

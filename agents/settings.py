@@ -239,7 +239,9 @@ def _check_scheme(scheme: str) -> None:
     except ValueError as error:
         if scheme not in SCHEMES:
             raise
-        raise ValueError(f"--scheme {scheme} is for Python alone: {error}. A flag takes terminal or prefix_delta") from error
+        raise ValueError(
+            f"--scheme {scheme} is for Python alone: {error}. A flag takes terminal or prefix_delta"
+        ) from error
 
 
 def _check_own_prompts(settings: TrainSettings) -> None:

@@ -216,6 +216,5 @@ def _result_on_fresh_episodes(settings: TrainSettings, learner: PolicyGradient) 
         return f"all {dropped} fresh episodes dropped, "
     true = "" if fresh.true_score is None else f", true score {fresh.true_score.mean():.3f}"
     more = f" and {dropped} dropped" if dropped else ""
-    return (
-        f"return {fresh.returns.mean():.3f}{known(envs.optimum, envs.uniform)}{true} over {count} fresh episodes{more}, "
-    )
+    mean = f"{fresh.returns.mean():.3f}{known(envs.optimum, envs.uniform)}"
+    return f"return {mean}{true} over {count} fresh episodes{more}, "

@@ -20,6 +20,7 @@ from agents.settings import AdvancedSettings
 from tests.stories.own_model import make_files
 from tests.stories.run import offline_environment
 from tests.stories.run import textgym as in_a_process
+from textgym.tasks.brackets import deepest_nesting
 
 QUICK = ("--task", "bandit", "--total-timesteps", 600)
 
@@ -355,3 +356,26 @@ def test_an_empty_prompt_without_a_bos_is_one_message(tmp_path):
     assert result.returncode == 1
     assert "a history is empty and the model has no BOS token" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_stop_strings_end_the_texts(tmp_path):
+    flags = ("--task", "sort", "--stop", "0", "--stop=1", "--total-timesteps", 600, "--run-dir", "run")
+    result = textgym("train", *flags, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["stop"] == ["0", "1"]
+    lines = (tmp_path / "run" / "trajectories.jsonl").read_text().splitlines()
+    stopped = [entry["completion"] for entry in map(json.loads, lines) if entry["finish_reason"] == 1]
+    assert stopped and all(text.endswith(("0", "1")) for text in stopped)
+    assert all(set(text[:-1]).isdisjoint("01") for text in stopped)
+    last = result.stdout.splitlines()[-1]
+    assert "--stop=0 --stop=1" in last and "optimum" not in last  # with stop strings, the task is another one
+
+
+def test_a_constrained_task_is_trained_within_its_masks(tmp_path):
+    flags = ("--task", "brackets", "--total-timesteps", 600, "--run-dir", "run")
+    result = textgym("train", *flags, cwd=tmp_path)  # an illegal action would raise
+    assert result.returncode == 0, result.stderr
+    assert "(optimum 1, uniform policy 0.25)" in result.stdout.splitlines()[-1]
+    for line in (tmp_path / "run" / "trajectories.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        assert deepest_nesting(entry["completion"].removesuffix("<eos>")) is not None

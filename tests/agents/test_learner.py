@@ -132,6 +132,7 @@ def test_metrics_of_a_rollout():
             "completions/clipped_ratio": 0.5,
             "rewards/score/mean": 2.0,
             "rewards/score/std": 1.5**0.5,
+            "episodes/dropped": 0,
         }
     )
 
