@@ -359,7 +359,8 @@ def test_an_empty_prompt_without_a_bos_is_one_message(tmp_path):
 
 
 def test_stop_strings_end_the_texts(tmp_path):
-    flags = ("--task", "sort", "--stop", "0", "--stop=1", "--total-timesteps", 600, "--run-dir", "run")
+    often = ("--trajectory-interval", 1, "--episodes-per-update", 16, "--total-timesteps", 600)
+    flags = ("--task", "sort", "--stop", "0", "--stop=1", *often, "--run-dir", "run")
     result = textgym("train", *flags, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert json.loads((tmp_path / "run" / "config.json").read_text())["stop"] == ["0", "1"]
