@@ -14,7 +14,7 @@ from agents.rollout import Rollout
 from benchmarks.schemes import Row, RunResult
 from benchmarks.statistics import Interval, paired_t_interval, t_interval
 from textgym.escape import escape
-from textgym.transition import FinishReason
+from textgym.finish import FinishReason
 from textgym.vocabulary import Vocabulary
 
 MEASURES = {"normalized_score": "score at the end", "normalized_area": "mean score in training"}
@@ -127,6 +127,8 @@ def sees_when_paid(algorithm: str) -> bool:
         rewards=late,
         score=late.sum(axis=1),
         scores=late.sum(axis=1, keepdims=True),
+        scores_valid=np.ones((2, 1), dtype=bool),
+        valid=np.ones(2, dtype=bool),
         finish_reason=np.full(2, FinishReason.LIMIT),
         group=np.zeros(2, dtype=np.int64),
         vocabulary=Vocabulary.from_symbols(["0"]),

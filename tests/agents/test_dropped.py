@@ -62,6 +62,7 @@ class PartlyBroken:
     """A reward of one's own: drops the texts of some prompts or beginnings, pays 1 for each b in the others."""
 
     names = ("partly_broken",)
+    draws = False
 
     def __init__(self, *begin: str) -> None:
         self.begin = begin
