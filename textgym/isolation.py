@@ -87,13 +87,12 @@ class _Child:
             self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=folder, start_new_session=True)
         except OSError as error:
             raise Refused(f"cannot be isolated, its subprocess does not start: {escape(str(error))}") from error
-        self._owner = os.getpid()
         self._was_killed = False
         weakref.finalize(self, _close, self._process)
 
     def is_running(self) -> bool:
-        """Whether it can be asked, from this process."""
-        return self._owner == os.getpid() and not self._was_killed and self._process.poll() is None
+        """Whether it can be asked; not in a process that was forked since, which has no such child."""
+        return not self._was_killed and self._process.poll() is None
 
     def ask(self, request: str, limit: float | None) -> dict[str, Any]:
         """The reply to a request.

@@ -122,11 +122,10 @@ def _retire(background: _Loop, limit: float) -> None:
     end_thread(background.thread, min(limit / 10, 0.1))
 
 
-def _forget() -> None:
-    """A forked process has the loop, but not its thread."""
-    global _current, _lock
-    _current, _lock = None, threading.Lock()
+def _new_lock() -> None:
+    global _lock
+    _lock = threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+if hasattr(os, "register_at_fork"):  # a forked process has no other thread that would open the lock, nor the loop's
+    os.register_at_fork(after_in_child=_new_lock)

@@ -98,6 +98,8 @@ def _values(returned: Any, count: int) -> list[Any]:
 def _entry(value: Any) -> Entry:
     if value is None or isinstance(value, Refused):
         return value
+    if type(value) is float and math.isfinite(value):  # by far the most
+        return value
     try:
         return _number(value)
     except Refused as refused:

@@ -4,6 +4,7 @@ The call is TRL's: by keyword, batched, `f(prompts=, completions=, completion_id
 paid along the trajectory is the scheme's business, not this module's.
 """
 
+import math
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -134,33 +135,29 @@ class Reward:
 
     def _scores(self, texts: Texts, entries: list[list[Entry]]) -> Scores:
         """The numbers of K functions for n texts, from K lists of n entries."""
-        scores = np.zeros((len(texts.completions), len(entries)))
-        valid = np.zeros(scores.shape, dtype=bool)
+        score = [0.0] * len(texts.completions)
+        failure = [_ALL_NONE] * len(score)
         refused: dict[int, tuple[Sequence[str], Refused]] = {}  # the first of each row
-        for place, column in enumerate(entries):
+        for name, weight, column in zip(self.names, self.weights, entries, strict=True):
             for row, entry in enumerate(column):
-                if isinstance(entry, Refused):
-                    refused.setdefault(row, ([self.names[place]], entry))
+                if isinstance(entry, float):
+                    score[row] += weight * entry  # Python's sums: no row depends on another
+                    failure[row] = "" if math.isfinite(score[row]) else f"added up to {score[row]}; lower the weights"
                 elif entry is not None:
-                    scores[row, place], valid[row, place] = entry, True
-        score = self._weighted_sum(scores)
-        for row in np.flatnonzero(~valid.any(axis=1) | ~np.isfinite(score)).tolist():
-            problem = f"added up to {score[row]}; lower the weights" if valid[row].any() else _ALL_NONE
-            refused.setdefault(row, (self.names, Refused(problem)))
-        kept = np.ones(len(score), dtype=bool)
+                    refused.setdefault(row, ([name], entry))
+        for row in [row for row, problem in enumerate(failure) if problem]:
+            refused.setdefault(row, (self.names, Refused(failure[row])))
+        result = Scores(
+            np.array(score),
+            np.array([[entry if isinstance(entry, float) else 0.0 for entry in column] for column in entries]).T.copy(),
+            np.array([[isinstance(entry, float) for entry in column] for column in entries]).T.copy(),
+            np.ones(len(score), dtype=bool),
+        )
         if refused:
-            kept[list(refused)] = False
             self._drop_or_raise(texts, refused)
-            score[~kept], scores[~kept], valid[~kept] = 0.0, 0.0, False
-        return Scores(score, scores, valid, kept)
-
-    def _weighted_sum(self, scores: np.ndarray) -> np.ndarray:
-        """Float64 [n] of [n, K]; term by term, so that a row's sum does not depend on the other rows."""
-        score = np.zeros(len(scores))
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows is refused with the row's texts
-            for place, weight in enumerate(self.weights):
-                score += weight * scores[:, place]
-        return score
+            for values in result:
+                values[list(refused)] = 0
+        return result
 
     def _drop_or_raise(self, texts: Texts, refused: dict[int, tuple[Sequence[str], Refused]]) -> None:
         """Count the dropped rows and warn of the first one, or raise."""
