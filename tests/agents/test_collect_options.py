@@ -16,7 +16,7 @@ from tests.agents import tiny
 from tests.agents.tiny import PAD, STOP, A, B, C
 from tests.textgym import cases
 from textgym.prompts import Prompt
-from textgym.rewards import Scores, Texts
+from textgym.rewards import load_reward
 from textgym.vector_env import TextGenVectorEnv
 
 MODES = [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP, AutoresetMode.DISABLED]
@@ -120,19 +120,14 @@ class DrawnPrompts:
         return Prompt(text, ids, {"number": len(self.drawn)})
 
 
-class NumberOf:
-    """A reward that pays the column `number`."""
-
-    names = ("number_of",)
-
-    def __call__(self, texts: Texts) -> Scores:
-        score = np.array(texts.columns["number"], dtype=np.float64)
-        return Scores(score, score[:, None], np.ones((len(score), 1), dtype=bool), np.ones(len(score), dtype=bool))
+def number_of(completions: list[str], number: list[int]) -> list[float]:
+    """Pays the column `number`."""
+    return [float(one) for one in number]
 
 
 def drawing_envs(num_envs: int) -> tuple[TextGenVectorEnv, DrawnPrompts]:
     prompts = DrawnPrompts()
-    problem = replace(tiny.make_envs().unwrapped.problem, prompts=prompts, reward=NumberOf())
+    problem = replace(tiny.make_envs().unwrapped.problem, prompts=prompts, reward=load_reward(number_of))
     return TextGenVectorEnv(num_envs, problem=problem), prompts
 
 
@@ -212,18 +207,13 @@ def test_a_learner_keeps_its_place_in_the_order(tmp_path):
 # --- rewards that draw, and hidden ones
 
 
-class Noise:
-    """A reward that is nothing but a draw of the row's own generator."""
-
-    names = ("noise",)
-
-    def __call__(self, texts: Texts) -> Scores:
-        score = np.array([generator.random() for generator in texts.generators])
-        return Scores(score, score[:, None], np.ones((len(score), 1), dtype=bool), np.ones(len(score), dtype=bool))
+def noise(completions: list[str], rng: list[np.random.Generator]) -> list[float]:
+    """Nothing but a draw of the row's own generator."""
+    return [generator.random() for generator in rng]
 
 
 def noisy_envs(mode: AutoresetMode = AutoresetMode.NEXT_STEP, **keywords: Any) -> VectorEnv:
-    problem = replace(tiny.make_envs(**keywords).unwrapped.problem, reward=Noise())
+    problem = replace(tiny.make_envs(**keywords).unwrapped.problem, reward=load_reward(noise))
     return TextGenVectorEnv(5, autoreset_mode=mode, problem=problem)
 
 

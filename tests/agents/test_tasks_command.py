@@ -50,7 +50,7 @@ def test_a_task_shows_every_level_and_a_right_answer(tmp_path):
     assert answer == prompt[::-1] != prompt
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [name for name in TASKS if TASKS[name].make.__module__.startswith("textgym.")])
 def test_the_right_answer_shown_is_one(name, tmp_path):
     result = textgym("tasks", name, cwd=tmp_path)
     prompt, answer = re.search(r"level 1, prompt: '(.*)'   a right answer: '(.*)'", result.stdout).groups()

@@ -20,6 +20,7 @@ class KnownParts:
     """A reward that pays 1/2 and drops the texts of some prompts."""
 
     names = ("known_parts",)
+    draws = False
 
     def __init__(self, *dropped: str) -> None:
         self.dropped = dropped
