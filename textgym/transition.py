@@ -15,8 +15,8 @@ from textgym.draws import GeneratorOf
 from textgym.finish import FinishReason
 from textgym.problem import Problem
 from textgym.rendering import View
-from textgym.reward_texts import generator_states, put_back
 from textgym.rewards import Scores, Texts
+from textgym.rewards.texts import generator_states, put_back
 from textgym.schemes import Payment
 from textgym.starts import Start
 

@@ -13,8 +13,8 @@ import pytest
 
 import textgym
 from tests.textgym.reward_cases import draw, draw_later, fail_at_b, generators, interrupted_after, length, texts
-from textgym import reward_loop
 from textgym.rewards import load_reward
+from textgym.rewards import loop as reward_loop
 
 ENDLESS = 60.0  # seconds; a test that waits for as long has failed
 

@@ -1,7 +1,7 @@
 """Reward functions in a subprocess of their own: whatever a function does to its process, this one goes on.
 
 The subprocess is started at the first call and anew after it ended; it ends with this process. Requests and replies are
-lines of JSON through pipes. Its side is `textgym.isolation_worker`.
+lines of JSON through pipes. Its side is `textgym.rewards.isolation_worker`.
 """
 
 import json
@@ -19,13 +19,17 @@ from typing import Any
 import numpy as np
 
 from textgym.escape import escape, excerpt
-from textgym.plain_json import dumps
-from textgym.reward_calls import Outcome
-from textgym.reward_values import Refused, TimedOut, overran
+from textgym.rewards.calls import Outcome
+from textgym.rewards.plain_json import dumps
+from textgym.rewards.values import Refused, TimedOut, overran
 
 _START_SECONDS = 60.0  # for the imports of a function with a time limit, which its calls are not charged for
 _CLOSE_SECONDS = 2.0
-_START = "import json, sys; sys.path[:] = json.loads(sys.argv.pop()); from textgym.isolation_worker import main; main()"
+_START = """\
+import json, sys
+sys.path[:] = json.loads(sys.argv.pop())
+from textgym.rewards.isolation_worker import main
+main()"""
 
 
 class Isolated:

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 from textgym.errors import did_you_mean
 from textgym.escape import excerpt, shown, told, type_name
-from textgym.reward_signatures import own_name
-from textgym.reward_values import finite_number
+from textgym.rewards.signatures import own_name
+from textgym.rewards.values import finite_number
 
 _ONE = "a function, 'module:function' or 'file.py:function'"
 

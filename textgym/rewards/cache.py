@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from textgym.escape import excerpt, shown, type_name
-from textgym.plain_json import dumps
-from textgym.reward_signatures import TRAINER_KEYWORDS, accepts, as_batched, own_name
-from textgym.reward_sources import import_function
-from textgym.reward_values import Entry, Refused, read, refusal
+from textgym.rewards.plain_json import dumps
+from textgym.rewards.signatures import TRAINER_KEYWORDS, accepts, as_batched, own_name
+from textgym.rewards.sources import import_function
+from textgym.rewards.values import Entry, Refused, read, refusal
 
 
 def cached(function: Callable[..., Any] | str, max_size: int = 100_000) -> "Cached":

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from textgym.escape import told
-from textgym.reward_values import Refused
+from textgym.rewards.values import Refused
 
 
 class Accepts(NamedTuple):

@@ -4,9 +4,9 @@ Each draws a `View`, a plain value, with every control character visible as a co
 When to draw is left to the environments.
 """
 
-from textgym.rendering_human import HumanRenderer
-from textgym.rendering_rgb import render_rgb
-from textgym.rendering_text import View, render_ansi
+from textgym.rendering.human import HumanRenderer
+from textgym.rendering.rgb import render_rgb
+from textgym.rendering.text import View, render_ansi
 
 __all__ = ["RENDER_MODES", "HumanRenderer", "View", "render_ansi", "render_rgb", "usable_render_mode"]
 

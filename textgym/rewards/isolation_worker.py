@@ -17,12 +17,12 @@ import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
 from textgym.escape import told
-from textgym.plain_json import loads
-from textgym.reward_calls import Pending
-from textgym.reward_loop import finish
-from textgym.reward_signatures import accepts, as_batched, trainer_keywords
-from textgym.reward_sources import import_function
-from textgym.reward_values import Refused, read, refusal
+from textgym.rewards.calls import Pending
+from textgym.rewards.loop import finish
+from textgym.rewards.plain_json import loads
+from textgym.rewards.signatures import accepts, as_batched, trainer_keywords
+from textgym.rewards.sources import import_function
+from textgym.rewards.values import Refused, read, refusal
 
 _LAST_SECONDS = 1.0  # for a call that is running when the other side has gone
 

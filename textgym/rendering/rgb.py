@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from textgym.escape import escape
-from textgym.rendering_text import View, summary
+from textgym.rendering.text import View, summary
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
-from textgym.reward_calls import Outcome, Pending, ThreadEnded, discard, end_thread
-from textgym.reward_values import overran, refusal
+from textgym.rewards.calls import Outcome, Pending, ThreadEnded, discard, end_thread
+from textgym.rewards.values import overran, refusal
 
 _PATIENCE = 0.2  # of the time limit, for a loop that does not answer
 

@@ -14,15 +14,12 @@ import numpy as np
 
 from textgym.errors import RewardError, unknown
 from textgym.escape import excerpt, shown, type_name
-from textgym.reward_cache import cached
-from textgym.reward_calls import Outcome, Pending, discard
-from textgym.reward_functions import Function, await_all
-from textgym.reward_signatures import own_name
-from textgym.reward_sources import Named, named_functions
-from textgym.reward_texts import GeneratorStates, Scores, Texts, generator_states, put_back
-from textgym.reward_values import Entry, Refused, TimedOut, finite_number, read
-
-__all__ = ["Reward", "Scores", "Texts", "cached", "load_reward"]
+from textgym.rewards.calls import Outcome, Pending, discard
+from textgym.rewards.functions import Function, await_all
+from textgym.rewards.signatures import own_name
+from textgym.rewards.sources import Named, named_functions
+from textgym.rewards.texts import GeneratorStates, Scores, Texts, generator_states, put_back
+from textgym.rewards.values import Entry, Refused, TimedOut, finite_number, read
 
 _ON_ERROR = ("raise", "drop")
 _ALL_NONE = "returned None, and no other function scores this completion"

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from textgym.escape import escape
-from textgym.isolation import Isolated
-from textgym.reward_calls import Outcome, Pending, begin
-from textgym.reward_signatures import accepts, as_batched, trainer_keywords
-from textgym.reward_sources import Named, importable_place
-from textgym.reward_texts import Texts
-from textgym.reward_values import Refused
+from textgym.rewards.calls import Outcome, Pending, begin
+from textgym.rewards.isolation import Isolated
+from textgym.rewards.signatures import accepts, as_batched, trainer_keywords
+from textgym.rewards.sources import Named, importable_place
+from textgym.rewards.texts import Texts
+from textgym.rewards.values import Refused
 
 
 class Function:
@@ -50,9 +50,9 @@ class Function:
 
 
 def await_all(pending: Sequence[Pending], stop_at_failure: bool = False) -> Sequence[Outcome | None]:
-    """How each ended, see `textgym.reward_loop.finish`."""
+    """How each ended, see `textgym.rewards.loop.finish`."""
     if not pending:
         return []
-    from textgym.reward_loop import finish  # asyncio takes long to import, and few functions are async
+    from textgym.rewards.loop import finish  # asyncio takes long to import, and few functions are async
 
     return finish(pending, stop_at_failure)

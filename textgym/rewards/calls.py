@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from textgym.reward_values import Refused, overran, refusal
+from textgym.rewards.values import Refused, overran, refusal
 
 
 class Outcome(NamedTuple):

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import IO, TYPE_CHECKING
 
 from textgym.escape import escape
-from textgym.rendering_text import BLOCK, JOINERS, View, summary
+from textgym.rendering.text import BLOCK, JOINERS, View, summary
 
 if TYPE_CHECKING:
     from rich.console import Console
