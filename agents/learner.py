@@ -261,9 +261,10 @@ class PolicyGradient:
         metrics = rollout_metrics(rollout, self.reward_names)
         for name, value in metrics.items():
             if not np.isfinite(value):
+                returns = rollout.without_dropped().returns
                 raise FloatingPointError(
                     f"{name} is {value} at update {self.num_updates + 1}; nothing was changed. Scale the reward "
-                    f"down: its returns run from {rollout.returns.min():.3g} to {rollout.returns.max():.3g}"
+                    f"down: its returns run from {returns.min():.3g} to {returns.max():.3g}"
                 )
         return metrics
 
