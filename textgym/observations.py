@@ -5,8 +5,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from textgym.episodes import Episodes
 from textgym.problem import Problem
-from textgym.transition import Transition
 
 
 def observation_space(problem: Problem) -> gym.Space[Any]:
@@ -25,22 +25,22 @@ def observation_space(problem: Problem) -> gym.Space[Any]:
     )
 
 
-def observe(transition: Transition, rows: np.ndarray | None = None) -> Any:
+def observe(episodes: Episodes, rows: np.ndarray | None = None) -> Any:
     """The observations of all rows, or of `rows`, int64 [n].
 
     Returns:
         int64 [N, L], or a dict of `tokens` int64 [N, L], `length` int64 [N, 1], `attention_mask` int8 [N, L] (1 on
         tokens, 0 on PAD) and `action_mask` int8 [N, V] (1 where a token is legal). Copies, save that with `copy=False`
-        all rows together are the transition's own tokens, which the next step changes.
+        all rows together are the episodes' own tokens, which the next step changes.
     """
-    problem = transition.problem
+    problem = episodes.problem
     if rows is None:
-        tokens, length = transition.tokens.copy() if problem.copy else transition.tokens, transition.length
+        tokens, length = episodes.tokens.copy() if problem.copy else episodes.tokens, episodes.length
     else:
-        tokens, length = transition.tokens[rows], transition.length[rows]
+        tokens, length = episodes.tokens[rows], episodes.length[rows]
     if problem.observation == "tokens":
         return tokens
-    masks = transition.action_masks()
+    masks = episodes.action_masks()
     return {
         "tokens": tokens,
         "length": length[:, None].copy(),

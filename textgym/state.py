@@ -1,4 +1,4 @@
-"""Rows and generators as a dict of arrays that `np.savez` stores without pickling, and back.
+"""Episodes and generators as a dict of arrays that `np.savez` stores without pickling, and back.
 
 The prompts and columns of running episodes travel as JSON; the problem itself does not travel: a state is put back into
 an environment that was made with the same keywords.
@@ -11,35 +11,35 @@ from typing import Any
 import numpy as np
 
 from textgym.draws import PromptDraws, generator_from_state
+from textgym.episodes import Episodes
 from textgym.escape import excerpt, shown, type_name
 from textgym.finish import FinishReason
-from textgym.transition import Transition
 
 _VERSION = 1
 _TEXTS = ("prompts", "columns", "generators")
 
 
-def get_state(transition: Transition, draws: PromptDraws, generators: Sequence[str]) -> dict[str, np.ndarray]:
-    """The rows of a transition, their places in the list of prompts, and their generators as texts.
+def get_state(episodes: Episodes, draws: PromptDraws, generators: Sequence[str]) -> dict[str, np.ndarray]:
+    """The episodes, their places in the list of prompts, and their generators as texts.
 
     Raises:
         TypeError: a column holds what JSON cannot.
     """
-    for row, columns in enumerate(transition.columns):
+    for row, columns in enumerate(episodes.columns):
         for name, value in columns.items():
             _check_json(value, f"column {name!r} of row {row}")
-    texts = {"prompts": transition.prompts, "columns": transition.columns, "generators": list(generators)}
-    arrays = {name: array.copy() for name, array in _arrays(transition, draws).items()}
+    texts = {"prompts": episodes.prompts, "columns": episodes.columns, "generators": list(generators)}
+    arrays = {name: array.copy() for name, array in _arrays(episodes, draws).items()}
     return arrays | {name: np.array(json.dumps(value)) for name, value in texts.items()}  # ASCII: no NUL at the end
 
 
 def set_state(
-    transition: Transition, draws: PromptDraws, state: Any, own: dict[str, np.ndarray], num_generators: int
+    episodes: Episodes, draws: PromptDraws, state: Any, own: dict[str, np.ndarray], num_generators: int
 ) -> tuple[list[tuple[np.random.Generator, int | None]], dict[str, np.ndarray]]:
     """Put rows and walks of a state in place; nothing changes where it does not fit.
 
     Args:
-        transition: the rows.
+        episodes: the rows.
         draws: their places in the list of prompts.
         state: what `get_state` returned, or what `np.load` read of it.
         own: further arrays of the caller, which the state must hold with these shapes.
@@ -51,21 +51,21 @@ def set_state(
     Raises:
         TypeError, ValueError: no state, one of another environment, or of another version.
     """
-    arrays = _checked(state, _arrays(transition, draws) | own)
-    _check_rows(transition, draws, arrays)
-    count = len(transition.length)
+    arrays = _checked(state, _arrays(episodes, draws) | own)
+    _check_rows(episodes, draws, arrays)
+    count = len(episodes.length)
     prompts, columns = _texts(arrays, "prompts", str, count), _texts(arrays, "columns", dict, count)
     generators = [generator_from_state(one) for one in _texts(arrays, "generators", str, num_generators)]
-    for name in Transition.ARRAYS:
-        getattr(transition, name)[...] = arrays[name]
-    transition.prompts, transition.columns = prompts, columns
-    transition.set_legal()
+    for name in Episodes.ARRAYS:
+        getattr(episodes, name)[...] = arrays[name]
+    episodes.prompts, episodes.columns = prompts, columns
+    episodes.set_legal()
     draws.next_index[:] = arrays["next_index"]
     return generators, arrays
 
 
-def _arrays(transition: Transition, draws: PromptDraws) -> dict[str, np.ndarray]:
-    arrays = {name: getattr(transition, name) for name in Transition.ARRAYS}
+def _arrays(episodes: Episodes, draws: PromptDraws) -> dict[str, np.ndarray]:
+    arrays = {name: getattr(episodes, name) for name in Episodes.ARRAYS}
     return {"version": np.array(_VERSION), **arrays, "next_index": draws.next_index}
 
 
@@ -93,9 +93,9 @@ def _checked(state: Any, expected: Mapping[str, np.ndarray]) -> dict[str, np.nda
     return arrays
 
 
-def _check_rows(transition: Transition, draws: PromptDraws, arrays: Mapping[str, np.ndarray]) -> None:
+def _check_rows(episodes: Episodes, draws: PromptDraws, arrays: Mapping[str, np.ndarray]) -> None:
     """Refuse numbers that no state of this environment holds."""
-    size, horizon = transition.problem.vocabulary.size, transition.problem.max_new_tokens
+    size, horizon = episodes.problem.vocabulary.size, episodes.problem.max_new_tokens
     tokens, length, start = arrays["tokens"], arrays["length"], arrays["prompt_length"]
     written = length - start
     if (start < 0).any() or (written < 0).any() or (written > horizon).any() or (length > tokens.shape[1]).any():
@@ -106,7 +106,7 @@ def _check_rows(transition: Transition, draws: PromptDraws, arrays: Mapping[str,
     reasons, running = arrays["finish_reason"], arrays["running"]
     if not np.isin(reasons, list(FinishReason)).all() or (running & (reasons != FinishReason.RUNNING)).any():
         raise ValueError("the state's finish_reason and running contradict each other; give what get_state() returned")
-    most = len(transition.problem.prompts) if transition.problem.prompts.sized else 1
+    most = len(episodes.problem.prompts) if episodes.problem.prompts.sized else 1
     if ((arrays["next_index"] < 0) | (arrays["next_index"] >= most)).any():
         raise ValueError(f"the state's next_index is outside 0 to {most - 1}; make this one with the same prompts")
 
