@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 import gymnasium as gym
 import numpy as np
 
-import textgym  # noqa: F401, registers the environment
+import textgym  # noqa: F401  # registers the environment
 from textgym.errors import did_you_mean
 from textgym.escape import escape, excerpt
 from textgym.prompt_files import Row, read_file
@@ -137,7 +137,7 @@ def _try_reward(options: argparse.Namespace, prompts: list[Prompt], tokenizer: s
         print("no reward function was tried: give --reward, or --task for the task's")
         return
     generator = np.random.default_rng(options.seed)
-    chosen = generator.choice(len(prompts), size=min(_TRIALS, len(prompts)), replace=False)
+    chosen = np.resize(generator.permutation(len(prompts)), _TRIALS)  # again from the first where there are fewer
     nothing = dict.fromkeys(_column_names(prompts))  # a row without a column has None there
     given: dict[str, Any] = {
         "task": options.task,
@@ -149,6 +149,7 @@ def _try_reward(options: argparse.Namespace, prompts: list[Prompt], tokenizer: s
         "TextGen-v0",
         prompts=[{"prompt": prompts[index].text, **nothing, **prompts[index].columns} for index in chosen],
         tokenizer=tokenizer,
+        text_info=True,
         **{name: value for name, value in given.items() if value is not None},
     )
     print(f"the reward on completions of random {'characters' if _lacks_tokenizer(options) else 'tokens'}:")
@@ -160,12 +161,10 @@ def _try_reward(options: argparse.Namespace, prompts: list[Prompt], tokenizer: s
 def _random_episode(env: gym.Env, position: int, generator: np.random.Generator) -> tuple[float, str]:
     """Score and text of a completion whose every token is drawn from the legal ones with the same probability."""
     inner: Any = env.unwrapped
-    observation, info = env.reset(seed=0, options={"prompt_index": position})
+    env.reset(seed=0, options={"prompt_index": position})
     ended = False
     while not ended:
         action = generator.choice(np.flatnonzero(inner.action_masks()))
-        observation, _, terminated, truncated, info = env.step(action)
+        _, _, terminated, truncated, info = env.step(action)
         ended = terminated or truncated
-    ids = observation[info["prompt_length"] : info["length"]].tolist()
-    stopped = info["finish_reason"] == textgym.FinishReason.STOP
-    return info["score"], inner.vocabulary.decode(ids[:-1] if stopped else ids)
+    return info["score"], info["completion"]

@@ -110,7 +110,7 @@ def test_a_column_that_a_tried_row_lacks_is_none(folder):
 def test_a_task_fills_in_its_tokens_and_its_reward(folder):
     result = check(folder, "--prompts", "digits.txt", "--task", "sort", "--level", 2)
     assert result.returncode == 0, result.stderr
-    assert sorted(prompt for _, prompt, _ in tried(result)) == ["2", "31"]
+    assert sorted({prompt for _, prompt, _ in tried(result)}) == ["2", "31"]
     for score, prompt, completion in tried(result):
         wanted = "".join(sorted(prompt))
         assert len(completion) == 6  # the horizon of level 2
@@ -199,7 +199,7 @@ def test_hostile_text_is_escaped(tmp_path):
     (tmp_path / "r.py").write_text("def score(completions): return [1.0]")
     result = check(tmp_path, "--prompts", "h.jsonl", "--reward", "r.py:score")
     assert result.returncode == 1
-    assert len(tried(result)) == 1
+    assert len(tried(result)) == 3
     assert all(line.isprintable() for line in (result.stdout + result.stderr).splitlines())
 
 
