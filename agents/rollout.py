@@ -4,7 +4,6 @@ Knows nothing of gradients. `collect` plays every episode that it starts to its 
 would favour short ones.
 """
 
-import copy
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -123,7 +122,7 @@ def collect(
         envs: see `rollout_env`; any number of rows.
         episodes: B, a multiple of the group size.
         generator: draws the prompts, each with the same probability, or is what draws them where they come from a
-            function; what it would draw next seeds the generators of the rows, which reward functions may draw with.
+            function; then, where a reward function draws, the seed of the rows' generators.
         group_size: G, consecutive episodes with one prompt.
         action_generator: draws the actions; the policy's own without one.
         first_prompt: with `prompt_order="sequential"`, the index of the first group's prompt; the others follow in
@@ -141,7 +140,8 @@ def collect(
     problem = problem_of(envs)
     chosen = _chosen_prompts(problem, episodes // group_size, generator, first_prompt)
     starts = {name: [value for value in values for _ in range(group_size)] for name, values in chosen.items()}
-    seed: int | None = _next_seed(generator)
+    # A draw of its own: with one prompt, or prompts in order, nothing else moves the generator on.
+    seed = int(generator.integers(2**62)) if problem.draws else None
     waves = []
     for first in range(0, episodes, envs.num_envs):
         wave = {name: values[first : first + envs.num_envs] for name, values in starts.items()}
@@ -167,8 +167,3 @@ def _chosen_prompts(problem: Problem, count: int, generator: np.random.Generator
     else:
         indices = generator.integers(len(prompts), size=count)
     return {"prompt_index": indices.tolist()}
-
-
-def _next_seed(generator: np.random.Generator) -> int:
-    """A seed that the generator decides and that takes nothing from it."""
-    return int(copy.deepcopy(generator).integers(2**62))

@@ -2,13 +2,15 @@
 
 import json
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from gymnasium.utils import seeding
 
 from textgym.prompt_rows import Prompt
 from textgym.prompts import Prompts
+from textgym.rewards.texts import generator_states, put_back
 
 GeneratorOf = Callable[[int], np.random.Generator]
 
@@ -75,6 +77,22 @@ class RowGenerators:
                 f"seed has {len(seed)} values; give an integer, or one for each of the {self.num_rows} rows"
             )
         return [None if one is None else operator.index(one) for one in seed]
+
+    @contextmanager
+    def undone_on_failure(self, rows: np.ndarray) -> Iterator[None]:
+        """Put the generators of `rows`, their seeds and their draws, back where the block raises."""
+        places = [0] if self.shared else rows.tolist()
+        before = {place: (self._generators[place], self._seeds[place]) for place in places if place in self._generators}
+        states = generator_states(generator for generator, _ in before.values())
+        try:
+            yield
+        except BaseException:
+            for place in places:
+                self._generators.pop(place, None), self._seeds.pop(place, None)
+            for place, (generator, seed) in before.items():
+                self._generators[place], self._seeds[place] = generator, seed
+            put_back(states)
+            raise
 
     def state(self) -> list[str]:
         """The generators, as texts of `generator_state`."""
@@ -154,6 +172,16 @@ class PromptDraws:
         index = int(self.next_index[row])
         self.next_index[row] = (index + 1) % len(self._prompts)
         return self._prompts[index]
+
+    @contextmanager
+    def undone_on_failure(self) -> Iterator[None]:
+        """Put the walks back where the block raises."""
+        before = self.next_index.copy()
+        try:
+            yield
+        except BaseException:
+            self.next_index[:] = before
+            raise
 
     def rewind(self, rows: np.ndarray) -> None:
         """Begin the walks of `rows` at the first prompt again."""

@@ -2,7 +2,8 @@
 
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from textgym.finish import FinishReason
 from textgym.observations import observation_space, observe, row_of
 from textgym.problem import make_problem
 from textgym.rendering import RENDER_MODES, HumanRenderer, render_ansi, render_rgb, usable_render_mode
+from textgym.rewards.texts import generator_states, put_back
 from textgym.starts import Start, make_start
 from textgym.state import get_state, set_state
 from textgym.transition import Transition
@@ -66,10 +68,8 @@ class TextGenEnv(gym.Env[Any, np.int64]):
     def __init__(self, *, render_mode: str | None = None, **keywords: Any) -> None:
         self.problem = make_problem(**keywords)
         # Before the spaces: it refuses an absurd length.
-        self._transition = Transition(self.problem, 1, lambda row: self.np_random)
-        self._draws = PromptDraws(
-            self.problem.prompts, self.problem.prompt_order == "sequential", lambda row: self.np_random
-        )
+        self._transition = Transition(self.problem, 1, self._generator_of)
+        self._draws = PromptDraws(self.problem.prompts, self.problem.prompt_order == "sequential", self._generator_of)
         self.render_mode, warning = usable_render_mode(render_mode)
         if warning:
             warnings.warn(warning, UserWarning, stacklevel=2)
@@ -89,14 +89,16 @@ class TextGenEnv(gym.Env[Any, np.int64]):
         Returns:
             The observation and the info.
         """
-        super().reset(seed=None if seed is None else operator.index(seed))
-        if seed is not None:
-            self._draws.rewind(_ROW)
-        if options is None:
-            start = Start(self._draws.one(0))
-        else:
-            start = make_start(self.problem, options, partial(self._draws.one, 0))
-        self._transition.start(_ROW, [start])
+        with self._generator_undone_on_failure(), self._draws.undone_on_failure():
+            super().reset(seed=None if seed is None else operator.index(seed))
+            if seed is not None:
+                self._draws.rewind(_ROW)
+            if options is None:
+                start = Start(self._draws.one(0))
+            else:
+                start = make_start(self.problem, options, partial(self._draws.one, 0))
+            plan = self._transition.plan(_ROW, [start])
+        self._transition.begin(plan)
         self._show()
         return self._observation(), self._transition.info(0)
 
@@ -157,6 +159,21 @@ class TextGenEnv(gym.Env[Any, np.int64]):
             TypeError, ValueError: no state of such an environment; nothing has changed then.
         """
         ((self._np_random, self._np_random_seed),), _ = set_state(self._transition, self._draws, state, {}, 1)
+
+    # A method, where a lambda would leave a copy of the environment with the generator of the original.
+    def _generator_of(self, row: int) -> np.random.Generator:
+        return self.np_random
+
+    @contextmanager
+    def _generator_undone_on_failure(self) -> Iterator[None]:
+        generator, seed = self._np_random, self._np_random_seed
+        states = generator_states([] if generator is None else [generator])
+        try:
+            yield
+        except BaseException:
+            self._np_random, self._np_random_seed = generator, seed
+            put_back(states)
+            raise
 
     def _observation(self) -> Any:
         if self.problem.observation == "tokens":

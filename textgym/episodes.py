@@ -3,6 +3,7 @@
 How it changes is the business of `textgym.transition`.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -138,22 +139,14 @@ class Episodes:
             score=float(self.score[row]),
         )
 
-    def legal_next(self, rows: np.ndarray) -> np.ndarray:
-        """What the task's constraint allows next, bool [n, V]."""
-        assert self.problem.constraint is not None
-        size = self.problem.vocabulary.size
-        legal = np.zeros((len(rows), size), dtype=bool)
-        for place, row in enumerate(rows.tolist()):
-            ids = self.completion_ids(row)
-            legal[place] = legal_tokens(self.problem.constraint, self.prompts[row], ids, size)
-        return legal
-
-    def set_legal(self) -> None:
-        """Ask the constraint anew, for rows whose arrays were put in place from outside."""
+    def legal_next(self, prompts: Sequence[str], completions: Sequence[Sequence[int]]) -> np.ndarray:
+        """What the task's constraint allows after n completions, given as ids; bool [n, V], [n, 0] without one."""
+        legal = np.zeros((len(prompts), self.legal.shape[1]), dtype=bool)
         if self.problem.constraint is not None:
-            rows = np.flatnonzero(self.running)
-            self.legal[:] = False
-            self.legal[rows] = self.legal_next(rows)
+            for place, (prompt, ids) in enumerate(zip(prompts, completions, strict=True)):
+                left = self.problem.max_new_tokens - len(ids)
+                legal[place] = legal_tokens(self.problem.constraint, prompt, ids, left, self.problem.vocabulary.size)
+        return legal
 
     def completion_ids(self, row: int) -> list[int]:
         """The tokens generated so far in a row."""
@@ -162,18 +155,28 @@ class Episodes:
     def texts(self, rows: np.ndarray) -> Texts:
         """What a reward function sees of `rows`, int64 [n], finished or not."""
         places = rows.tolist()
-        ids = [self.completion_ids(row) for row in places]
+        prompts, columns = [self.prompts[row] for row in places], [self.columns[row] for row in places]
+        return self.texts_of(places, prompts, columns, [self.completion_ids(row) for row in places])
+
+    def texts_of(
+        self,
+        rows: Sequence[int],
+        prompts: list[str],
+        columns: Sequence[dict[str, Any]],
+        ids: list[list[int]],
+    ) -> Texts:
+        """What a reward function sees of completions of these ids, in rows whose own texts may be others still."""
         shown = [sequence[:-1] if sequence and self.is_stop[sequence[-1]] else sequence for sequence in ids]
         completions = self.problem.vocabulary.decode_batch(shown)
         if self.problem.stop:
             completions = [self.problem.stop.cut(text) for text in completions]
-        names = dict.fromkeys(name for row in places for name in self.columns[row])
+        names = dict.fromkeys([*(name for one in columns for name in one), *self.problem.asked_columns])
         return Texts(
-            prompts=[self.prompts[row] for row in places],
+            prompts=prompts,
             completions=completions,
             completion_ids=ids,
-            columns={name: [self.columns[row].get(name) for row in places] for name in names},
-            generators=[self.generator_of(row) for row in places],
+            columns={name: [one.get(name) for one in columns] for name in names},
+            generators=[self.generator_of(row) for row in rows],
         )
 
 

@@ -21,8 +21,8 @@ from textgym.rewards import Reward, load_reward
 from textgym.schemes import Scheme, make_scheme
 from textgym.stops import StopStrings, checked_stop_strings
 from textgym.tasks import DEFAULT_TASK, make_task
-from textgym.tasks.base import Task
-from textgym.vocabulary import Vocabulary, make_vocabulary
+from textgym.tasks.base import Task, is_integer
+from textgym.vocabulary import STOP_SYMBOL, Vocabulary, make_vocabulary
 
 DEFAULT_MAX_NEW_TOKENS = 32
 
@@ -50,6 +50,7 @@ class Problem:
         true_reward: the task's hidden gold reward, where it has one.
         scheme: when and how a score is paid.
         potentials: the potential functions of the scheme.
+        asked_columns: what the functions need and not every row may have: None where one lacks it.
         constraint: which tokens are allowed next, where the task constrains them.
         max_new_tokens: the horizon W.
         max_prompt_tokens: tokens of the longest prompt allowed.
@@ -72,6 +73,7 @@ class Problem:
     true_reward: Reward | None
     scheme: Scheme
     potentials: tuple[Reward, ...]
+    asked_columns: tuple[str, ...]
     constraint: Constraint | None
     max_new_tokens: int
     max_prompt_tokens: int
@@ -89,6 +91,16 @@ class Problem:
     def max_length(self) -> int:
         """L, tokens of the longest history."""
         return self.max_prompt_tokens + self.max_new_tokens
+
+    @property
+    def scorers(self) -> list[Reward]:
+        """The reward, the true reward and the potentials."""
+        return [self.reward, *([self.true_reward] if self.true_reward is not None else []), *self.potentials]
+
+    @property
+    def draws(self) -> bool:
+        """Whether a function asks for the rows' generators."""
+        return any(scorer.draws for scorer in self.scorers)
 
 
 def make_problem(
@@ -169,19 +181,26 @@ def make_problem(
         max_prompt_tokens = _count("max_prompt_tokens", max_prompt_tokens, least=0)
     loaded = _prompts(own, chosen, vocabulary, max_prompt_tokens)
     _check_order(prompt_order, loaded)
-    load = partial(load_reward, timeout=reward_timeout, on_error=on_reward_error, isolate=isolate_reward)
     chosen_scheme = make_scheme(scheme)
-    own_task = chosen if chosen is not None and own.reward is None else None
-    known = chosen if chosen_scheme.pays_score and not own.any_given() else None
+    given = _reward(own, chosen, loaded)
+    # The package's own scorers are trusted, and some are objects that cannot be sent to another process.
+    isolated = isolate_reward and not _is_built_in(given)
+    load = partial(load_reward, timeout=reward_timeout, on_error=on_reward_error)
+    scores = load(given, isolate=isolated)
+    truth = chosen.true_reward if chosen is not None and own.reward is None else None
+    true_reward = load(truth, isolate=isolated, what="true reward function") if truth is not None else None
+    potentials = tuple(load(one, isolate=isolate_reward, what="potential function") for one in chosen_scheme.potentials)
+    known = chosen if chosen_scheme.pays_score and not own.any_given() and _has_own_stops(vocabulary, chosen) else None
     return Problem(
         vocabulary=vocabulary,
         prompts=loaded,
         prompt_order=prompt_order,
         stop=StopStrings(checked_stop_strings(stop), vocabulary),
-        reward=load(_reward(own, chosen, loaded)),
-        true_reward=load_reward(own_task.true_reward) if own_task and own_task.true_reward else None,
+        reward=scores,
+        true_reward=true_reward,
         scheme=chosen_scheme,
-        potentials=tuple(load(one, what="potential function") for one in chosen_scheme.potentials),
+        potentials=potentials,
+        asked_columns=_asked_columns(loaded, [scores, *potentials, *([true_reward] if true_reward else [])]),
         constraint=chosen.constraint if chosen is not None and own.tokenizer is None else None,
         max_new_tokens=horizon,
         max_prompt_tokens=loaded.max_tokens,
@@ -283,7 +302,30 @@ def _prompts(own: _Keywords, task: Task | None, vocabulary: Vocabulary, max_toke
         raise ValueError(
             f"task {task.name!r} has {len(task.prompts)} prompts; with your tokenizer, give max_prompt_tokens"
         )
-    return Prompts(task.prompts, vocabulary, max_tokens, lazy=max_tokens is not None)
+    if own.tokenizer is None and max_tokens is not None and max_tokens < task.max_prompt_tokens:
+        raise ValueError(
+            f"max_prompt_tokens={max_tokens}, and task {task.name!r} has prompts of up to {task.max_prompt_tokens} "
+            "tokens; raise it, or give prompts of your own"
+        )
+    lazy = max_tokens is not None and not isinstance(task.prompts, list | tuple)
+    return Prompts(task.prompts, vocabulary, max_tokens, lazy=lazy)
+
+
+def _is_built_in(reward: Any) -> bool:
+    return getattr(reward, "__module__", "").startswith("textgym.tasks.")
+
+
+def _has_own_stops(vocabulary: Vocabulary, task: Task | None) -> bool:
+    """Whether the stop tokens are those of the task, which another tokenizer of its symbols may lack."""
+    stops = [place for place, symbol in enumerate(task.tokenizer if task else ()) if symbol == STOP_SYMBOL]
+    return list(vocabulary.stop_ids) == stops
+
+
+def _asked_columns(prompts: Prompts, scorers: Sequence[Reward]) -> tuple[str, ...]:
+    """The columns that are None where a row lacks them, for prompts whose columns are not all known beforehand."""
+    if prompts.checked:
+        return ()
+    return tuple(sorted({name for scorer in scorers for name in scorer.needs}))
 
 
 def _reward(own: _Keywords, task: Task | None, prompts: Prompts) -> Any:
@@ -303,8 +345,8 @@ def _horizon(max_new_tokens: int | None, task: Task | None) -> int:
 
 
 def _count(name: str, value: Any, least: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{name} is {value!r} of type {type(value).__name__}; give an integer of at least {least}")
+    if not is_integer(value):
+        raise TypeError(f"{name} is {shown(value)} of type {type(value).__name__}; give an integer of at least {least}")
     if value < least:
         raise ValueError(f"{name}={value}; give an integer of at least {least}")
     return operator.index(value)

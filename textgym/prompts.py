@@ -43,12 +43,14 @@ class Prompts:
 
     Attributes:
         sized: whether there are rows to count and to index.
+        checked: whether every row has been read: none can fail any more, and all columns are known.
         max_tokens: the longest prompt allowed, in tokens.
         column_names: all columns but `prompt`; a row without one has None there.
         score_answer: how a reasoning-gym dataset scores an answer to one of its entries; None for other sources.
     """
 
     sized = True
+    checked = True
     score_answer: Callable[..., Any] | None = None
 
     def __init__(self, rows: Rows, vocabulary: Vocabulary, max_tokens: int | None = None, lazy: bool = False) -> None:
@@ -59,6 +61,7 @@ class Prompts:
         self._memo: dict[int, Prompt] | None = None
         if lazy:
             assert max_tokens is not None
+            self.checked = False
             self._memo = {}
             self.max_tokens = max_tokens
             self.column_names = tuple(self[0].columns)
@@ -111,6 +114,7 @@ class DrawnPrompts(Prompts):
     """
 
     sized = False
+    checked = False
 
     def __init__(self, function: Callable[..., Any], vocabulary: Vocabulary, max_tokens: int | None) -> None:
         self._name = escape(str(getattr(function, "__name__", type(function).__name__)))

@@ -225,14 +225,15 @@ class Scheme:
             seen = payment._replace(
                 potentials=payment.potentials[:, own], previous_potentials=payment.previous_potentials[:, own]
             )
-            reward = reward + self._checked(part, part.extra(seen), payment)
-        return reward
+            with np.errstate(over="ignore"):  # an infinity is told below
+                reward = reward + self._checked(part, part.extra(seen), payment)
+        return self._checked(self, reward, payment)
 
     def _checked(self, part: Any, paid: Any, payment: Payment) -> np.ndarray:
         rewards = np.asarray(paid, dtype=np.float64)
         if rewards.shape != payment.ended.shape or not np.isfinite(rewards).all():
             raise RewardError(
-                f"the scheme {type_name(part)} paid {shown(paid)} for {len(payment.ended)} episodes; pay one finite "
+                f"the scheme {_name_of(part)} paid {shown(paid)} for {len(payment.ended)} episodes; pay one finite "
                 "number for each"
             )
         return rewards
@@ -292,6 +293,10 @@ def _part(scheme: Any) -> Any:
             "object such as textgym.schemes.Terminal(), or a list of them"
         )
     return scheme
+
+
+def _name_of(part: Any) -> str:
+    return shown(part) if isinstance(part, Scheme) else type_name(part)
 
 
 def _finite(name: str, value: Any) -> float:

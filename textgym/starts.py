@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from textgym.constraints import legal_tokens
 from textgym.errors import did_you_mean
 from textgym.escape import excerpt, shown, type_name
 from textgym.problem import Problem
@@ -44,10 +45,13 @@ def make_start(problem: Problem, options: dict[str, Any], draw: Callable[[], Pro
         )
     prefix = _prefix(problem, options.get("completion_ids"))
     if not given:
-        return Start(draw(), prefix)
-    if given == ["prompt_index"]:
-        return Start(problem.prompts[_index(options["prompt_index"], problem)], prefix)
-    return Start(_own_prompt(problem, options, columns or {}), prefix)
+        prompt = draw()
+    elif given == ["prompt_index"]:
+        prompt = problem.prompts[_index(options["prompt_index"], problem)]
+    else:
+        prompt = _own_prompt(problem, options, columns or {})
+    _check_legal(problem, prompt, prefix.tolist())
+    return Start(prompt, prefix)
 
 
 def check_options(options: dict[str, Any], allowed: Sequence[str]) -> None:
@@ -141,6 +145,19 @@ def _prefix(problem: Problem, completion_ids: Any) -> np.ndarray:
             f"{ended} its text {excerpt(text)} holds one of the stop strings {shown(problem.stop.strings)}"
         )
     return ids
+
+
+def _check_legal(problem: Problem, prompt: Prompt, ids: list[int]) -> None:
+    """Refuse a prefix that the task's constraint does not let an agent write."""
+    if problem.constraint is None:
+        return
+    for place, token in enumerate(ids):
+        left = problem.max_new_tokens - place
+        if not legal_tokens(problem.constraint, prompt.text, ids[:place], left, problem.vocabulary.size)[token]:
+            raise ValueError(
+                f"the reset option 'completion_ids' breaks the task's constraint: token {token} at place {place} is "
+                f"illegal after {ids[:place]} and the prompt {excerpt(prompt.text)}"
+            )
 
 
 def _ids(problem: Problem, name: str, value: Any) -> np.ndarray:

@@ -56,12 +56,22 @@ def set_state(
     count = len(episodes.length)
     prompts, columns = _texts(arrays, "prompts", str, count), _texts(arrays, "columns", dict, count)
     generators = [generator_from_state(one) for one in _texts(arrays, "generators", str, num_generators)]
+    legal = _legal(episodes, prompts, arrays)
     for name in Episodes.ARRAYS:
         getattr(episodes, name)[...] = arrays[name]
     episodes.prompts, episodes.columns = prompts, columns
-    episodes.set_legal()
+    episodes.legal[...] = legal
     draws.next_index[:] = arrays["next_index"]
     return generators, arrays
+
+
+def _legal(episodes: Episodes, prompts: list[str], arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """What the constraint allows in the rows that run, bool [N, V]; [N, 0] without one."""
+    legal = np.zeros_like(episodes.legal)
+    rows = np.flatnonzero(arrays["running"]).tolist()
+    ids = [arrays["tokens"][row, arrays["prompt_length"][row] : arrays["length"][row]].tolist() for row in rows]
+    legal[rows] = episodes.legal_next([prompts[row] for row in rows], ids)
+    return legal
 
 
 def _arrays(episodes: Episodes, draws: PromptDraws) -> dict[str, np.ndarray]:
@@ -104,8 +114,11 @@ def _check_rows(episodes: Episodes, draws: PromptDraws, arrays: Mapping[str, np.
     if ((tokens < 0) | (tokens > size) | (is_token != (tokens != size))).any():
         raise ValueError("the state's tokens do not fit this environment; make it with the same tokenizer")
     reasons, running = arrays["finish_reason"], arrays["running"]
-    if not np.isin(reasons, list(FinishReason)).all() or (running & (reasons != FinishReason.RUNNING)).any():
-        raise ValueError("the state's finish_reason and running contradict each other; give what get_state() returned")
+    contradiction = running & ((reasons != FinishReason.RUNNING) | (written >= horizon) | arrays.get("ended", False))
+    if not np.isin(reasons, list(FinishReason)).all() or contradiction.any():
+        raise ValueError(
+            "the state's finish_reason, length and running contradict each other; give what get_state() returned"
+        )
     most = len(episodes.problem.prompts) if episodes.problem.prompts.sized else 1
     if ((arrays["next_index"] < 0) | (arrays["next_index"] >= most)).any():
         raise ValueError(f"the state's next_index is outside 0 to {most - 1}; make this one with the same prompts")

@@ -10,7 +10,7 @@ from textgym.escape import shown, type_name
 from textgym.lost_characters import lone_surrogate
 from textgym.vocabulary import Vocabulary
 
-_LOOK_BACK = 16  # tokens that may decode to nothing, or that begin inside a character
+_LOOK_BACK = 16  # tokens or bytes more than needed, since a tail may begin inside a character or a word
 
 
 class StopStrings:
@@ -24,16 +24,30 @@ class StopStrings:
     def __init__(self, strings: Sequence[str], vocabulary: Vocabulary) -> None:
         self.strings = tuple(strings)
         self._vocabulary = vocabulary
-        # A token holds at least a byte, so a string that the last token completes lies within so many of them.
-        self._window = max((len(string.encode()) for string in strings), default=0) + _LOOK_BACK
+        self._longest = max((len(string.encode()) for string in strings), default=0)
+        self._window = self._longest + _LOOK_BACK  # tokens; most hold at least a byte
 
     def __bool__(self) -> bool:
         return bool(self.strings)
 
     def completed(self, completions: Sequence[Sequence[int]]) -> list[bool]:
-        """Whether the last token of each completion, given as ids, has completed a stop string."""
-        tails = [list(ids[-self._window :]) for ids in completions]
-        return [self._first(text) is not None for text in self._vocabulary.decode_batch(tails)]
+        """Whether each completion, given as ids, holds a stop string; only its end is searched."""
+        found = [self._first(tail) is not None for tail in self._tails(completions)]
+        # What a tail decodes to may differ from the end of the text, where a word is begun in its middle.
+        return [
+            one and self._first(self._vocabulary.decode(ids)) is not None
+            for one, ids in zip(found, completions, strict=True)
+        ]
+
+    def _tails(self, completions: Sequence[Sequence[int]]) -> list[str]:
+        """The end of each text, at least as many bytes as the longest stop string has, or all of it."""
+        tails = self._vocabulary.decode_batch([list(ids[-self._window :]) for ids in completions])
+        for place, ids in enumerate(completions):
+            window = self._window
+            while window < len(ids) and len(tails[place].encode(errors="replace")) < self._longest + _LOOK_BACK:
+                window *= 2  # tokens that decode to nothing
+                tails[place] = self._vocabulary.decode(list(ids[-window:]))
+        return tails
 
     def cut(self, text: str) -> str:
         """The text before its first stop string, all of it where there is none."""

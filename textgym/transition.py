@@ -5,16 +5,17 @@ episode, and the texts that ended together are scored in one call. The scalar an
 so that there is one process and not two. Autoreset, spaces and Gymnasium's conventions are left to them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from textgym.draws import GeneratorOf
 from textgym.episodes import RUNNING, Episodes
+from textgym.escape import excerpt
 from textgym.finish import FinishReason
 from textgym.problem import Problem
-from textgym.rewards import Scores
+from textgym.rewards import Scores, Texts
 from textgym.rewards.texts import generator_states, put_back
 from textgym.schemes import Payment
 from textgym.starts import Start
@@ -35,6 +36,17 @@ class _Step(NamedTuple):
     reward: np.ndarray  # float64 [n]
 
 
+class StartPlan(NamedTuple):
+    """What n episodes begin with, before they do."""
+
+    rows: np.ndarray  # int64 [n]
+    starts: Sequence[Start]
+    legal: np.ndarray  # bool [n, V], the tokens that are legal; [n, 0] without a constraint
+    prefix_score: np.ndarray  # float64 [n], of the starting states where the scheme asks for it
+    potentials: np.ndarray  # float64 [n, P]
+    kept: np.ndarray  # bool [n], False where the episode is dropped
+
+
 class Transition(Episodes):
     """N rows of the token-level decision process; see `Episodes` for the arguments and the state."""
 
@@ -42,69 +54,70 @@ class Transition(Episodes):
         super().__init__(problem, num_rows, generator_of)
         # Whether a step that ends no episode only appends a token and pays nothing.
         self._only_appends = problem.constraint is None and not problem.stop and problem.scheme.pays_at_end_alone
-        scorers = [problem.reward, *problem.potentials, *([problem.true_reward] if problem.true_reward else [])]
-        self._draws = any(scorer.draws for scorer in scorers)
+        self._draws = problem.draws
 
-    def start(self, rows: np.ndarray, starts: Sequence[Start]) -> None:
-        """Begin an episode in each of `rows`, int64 [n], from `starts`, n of them.
+    def plan(self, rows: np.ndarray, starts: Sequence[Start]) -> StartPlan:
+        """What an episode in each of `rows`, int64 [n], begins with; nothing changes.
 
         Raises:
             RewardError: the scheme needs the score or the potential of a starting state, and that failed.
             ValueError: the task allows no token at all in a starting state.
         """
-        self.running[rows] = False  # until nothing can fail any more
+        prompts = [start.prompt.text for start in starts]
+        ids = [start.completion_ids.tolist() for start in starts]
+        legal = self.legal_next(prompts, ids)
+        if self.problem.constraint is not None and not legal.any(axis=1).all():
+            place = int(legal.any(axis=1).argmin())
+            raise ValueError(
+                f"the task's constraint allows no token at all at the start, for the prompt {excerpt(prompts[place])} "
+                f"and {len(ids[place])} tokens generated; start elsewhere, or mend it"
+            )
+        score, kept = np.zeros(len(rows)), np.ones(len(rows), dtype=bool)
+
+        def texts(places: np.ndarray) -> Texts:
+            chosen = places.tolist()
+            columns = [starts[place].prompt.columns for place in chosen]
+            return self.texts_of(
+                rows[places].tolist(), [prompts[place] for place in chosen], columns, [ids[place] for place in chosen]
+            )
+
+        begun = np.flatnonzero([bool(own) for own in ids])
+        if self.problem.scheme.scores_prefixes and len(begun):
+            scores = self.problem.reward(texts(begun))
+            score[begun], kept[begun] = scores.score, scores.kept
+        potentials = self._weigh(texts, kept.copy(), kept)
+        return StartPlan(rows, starts, legal, score, potentials, kept)
+
+    def begin(self, plan: StartPlan) -> None:
+        """Begin the planned episodes."""
+        rows = plan.rows
         self.tokens[rows] = self.problem.vocabulary.pad_id
-        for row, (prompt, completion_ids) in zip(rows.tolist(), starts, strict=True):
+        for row, (prompt, completion_ids) in zip(rows.tolist(), plan.starts, strict=True):
             prompt_length, length = len(prompt.ids), len(prompt.ids) + len(completion_ids)
             self.tokens[row, :prompt_length] = prompt.ids
             self.tokens[row, prompt_length:length] = completion_ids
             self.prompt_length[row], self.length[row] = prompt_length, length
             self.prompts[row], self.columns[row] = prompt.text, prompt.columns
         self.finish_reason[rows] = RUNNING
-        for values in (self.reward, self.episode_return, self.score, self.scores, self.true_score, self.prefix_score):
+        for values in (self.reward, self.episode_return, self.score, self.scores, self.true_score):
             values[rows] = 0.0
         self.scores_valid[rows] = False
-        self.valid[rows] = True
-        self._start_constraint(rows)
-        self._start_scheme(rows)
+        self.legal[rows], self.potentials[rows] = plan.legal, plan.potentials
+        self.prefix_score[rows], self.valid[rows] = plan.prefix_score, plan.kept
         self.running[rows] = True
 
-    def _start_constraint(self, rows: np.ndarray) -> None:
-        if self.problem.constraint is None:
-            return
-        legal = self.legal_next(rows)
-        stuck = ~legal.any(axis=1)
-        if stuck.any():
-            row = int(rows[stuck.argmax()])
-            raise ValueError(
-                f"the task's constraint allows no token at all at the start, for the prompt {self.prompts[row]!r:.200} "
-                f"and {self.length[row] - self.prompt_length[row]} tokens generated; start elsewhere, or mend it"
-            )
-        self.legal[rows] = legal
-
-    def _start_scheme(self, rows: np.ndarray) -> None:
-        """Score and weigh the starting states where the scheme pays by differences."""
-        if self.problem.scheme.scores_prefixes:
-            begun = rows[self.length[rows] > self.prompt_length[rows]]
-            if len(begun):
-                scores = self.problem.reward(self.texts(begun))
-                self.prefix_score[begun] = scores.score
-                self.valid[begun] = scores.kept
-        if self.problem.potentials:
-            kept = np.ones(len(rows), dtype=bool)
-            self.potentials[rows] = self._weigh(rows, self.valid[rows].copy(), kept)
-            self.valid[rows] &= kept
-
-    def step(self, actions: np.ndarray, rows: np.ndarray) -> None:
+    def step(self, actions: np.ndarray, rows: np.ndarray, prepare: Callable[[np.ndarray], None] | None = None) -> None:
         """Take one action in each of `rows`; the others stay as they are.
 
         Args:
             actions: int64 [N]; those of other rows are not looked at.
             rows: int64 [n], running rows.
+            prepare: called with the rows that end, int64, before anything of the step is kept.
 
         Raises:
             ValueError: an action outside 0..V-1, or an illegal one; nothing has changed then.
-            RewardError: the reward function failed; nothing has changed then, and the step can be taken again.
+            RewardError: the reward function failed; nothing has changed then, and the step can be taken again. So it
+                is with whatever `prepare` raises.
         """
         chosen = actions[rows]
         self._check(chosen, rows)
@@ -116,6 +129,8 @@ class Transition(Episodes):
         states = generator_states(self.generator_of(row) for row in rows[judged].tolist()) if self._draws else ()
         try:
             step = self._outcome(chosen[judged], rows[judged], illegal[judged]) if judged.any() else None
+            if prepare is not None:
+                prepare(rows[judged][step.finish_reason != RUNNING] if step is not None else rows[:0])
         except BaseException:
             put_back(states)
             self.length[rows] -= 1
@@ -156,10 +171,19 @@ class Transition(Episodes):
         if scores is not None:
             score[scored], kept[scored] = scores.score, scores.kept
         true_score = np.zeros(len(rows))
-        final = asked & ended & kept
-        if self.problem.true_reward is not None and final.any():
-            true_score[final] = self.problem.true_reward(self.texts(rows[final])).score
-        potentials = self._weigh(rows, kept & ~ended, kept)
+        final = np.flatnonzero(asked & ended & kept)
+        if self.problem.true_reward is not None and len(final):
+            truth = self.problem.true_reward(self.texts(rows[final]))
+            true_score[final], kept[final] = truth.score, truth.kept
+        potentials = self._weigh(lambda places: self.texts(rows[places]), kept & ~ended, kept)
+        reward = np.zeros(len(rows))
+        reward[kept] = self._pay(rows[kept], chosen[kept], ended[kept], score[kept], potentials[kept])
+        return _Step(finish_reason, legal, kept, scored, scores, true_score, potentials, reward)
+
+    def _pay(
+        self, rows: np.ndarray, chosen: np.ndarray, ended: np.ndarray, score: np.ndarray, potentials: np.ndarray
+    ) -> np.ndarray:
+        """What the scheme pays for the step, float64 [n]."""
         payment = Payment(
             previous_score=self.prefix_score[rows],
             score=score,
@@ -167,10 +191,9 @@ class Transition(Episodes):
             previous_potentials=self.potentials[rows],
             potentials=potentials,
             observations=self._states_before(rows),
-            actions=chosen.copy(),
+            actions=chosen,
         )
-        reward = np.where(kept, self.problem.scheme.pay(payment), 0.0)
-        return _Step(finish_reason, legal, kept, scored, scores, true_score, potentials, reward)
+        return self.problem.scheme.pay(payment) if len(rows) else score
 
     def _finish(self, chosen: np.ndarray, rows: np.ndarray, illegal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """How each episode ends by this step, int64 [n], and the tokens that are legal next, bool [n, V]."""
@@ -185,7 +208,10 @@ class Transition(Episodes):
         legal = np.zeros((len(rows), self.legal.shape[1]), dtype=bool)
         if self.problem.constraint is not None:
             going_on = np.flatnonzero(reason == RUNNING)
-            legal[going_on] = self.legal_next(rows[going_on])
+            places = rows[going_on].tolist()
+            legal[going_on] = self.legal_next(
+                [self.prompts[row] for row in places], [self.completion_ids(row) for row in places]
+            )
             reason[going_on[~legal[going_on].any(axis=1)]] = FinishReason.DEAD_END
         return reason, legal
 
@@ -209,13 +235,14 @@ class Transition(Episodes):
             self.scores[scored[final]] = step.scores.scores[final]
             self.scores_valid[scored[final]] = step.scores.valid[final]
 
-    def _weigh(self, rows: np.ndarray, where: np.ndarray, kept: np.ndarray) -> np.ndarray:
-        """Φ of the states, float64 [n, P], 0 outside `where`; `kept` becomes False where a function drops a text."""
-        potentials = np.zeros((len(rows), len(self.problem.potentials)))
+    def _weigh(self, texts: Callable[[np.ndarray], Texts], where: np.ndarray, kept: np.ndarray) -> np.ndarray:
+        """Φ of n states, float64 [n, P], 0 outside `where`; `kept` becomes False where a function drops a text."""
+        potentials = np.zeros((len(where), len(self.problem.potentials)))
         if potentials.shape[1] and where.any():
-            texts, places = self.texts(rows[where]), np.flatnonzero(where)
+            places = np.flatnonzero(where)
+            seen = texts(places)
             for column, potential in enumerate(self.problem.potentials):
-                weighed = potential(texts)
+                weighed = potential(seen)
                 potentials[places, column] = weighed.score
                 kept[places] &= weighed.kept
         return potentials

@@ -21,7 +21,9 @@ from textgym.problem import Problem, make_problem
 from textgym.rendering import RENDER_MODES, HumanRenderer, render_ansi, render_rgb, usable_render_mode
 from textgym.starts import Start, make_start, row_options
 from textgym.state import get_state, set_state
-from textgym.transition import Transition
+from textgym.transition import StartPlan, Transition
+
+_OF_EACH_ROW = frozenset({"action_masks", "render", "np_random", "np_random_seed"})
 
 
 class TextGenVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
@@ -84,6 +86,12 @@ class TextGenVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         self.observation_space = batch_space(self.single_observation_space, self.num_envs)
         self.action_space = batch_space(self.single_action_space, self.num_envs)
         self._ended = np.zeros(self.num_envs, dtype=bool)
+        scheme = self.problem.scheme
+        self._starts_surely = (
+            self.problem.prompts.checked
+            and self.problem.constraint is None
+            and not (scheme.scores_prefixes or scheme.potentials)
+        )
 
     def reset(
         self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
@@ -96,14 +104,22 @@ class TextGenVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
             options: see `textgym.starts`; `rows` holds one value a row, `reset_mask` bool [N] picks rows.
 
         Returns:
-            The observations and the infos; entries of rows that were not reset are 0 and masked out.
+            The observations and the infos; entries of rows that were not reset are 0 (save `action_mask`, the mask that
+            holds) and masked out.
+
+        Raises:
+            TypeError, ValueError: options or seeds of another kind, or a state outside the process.
+            textgym.RewardError: the scheme needs the score of a starting state, and that failed. Whatever is raised,
+                nothing has changed then.
         """
         rows = np.arange(self.num_envs)
         each = row_options(options, self.num_envs) if options is not None else None
         if options is not None and options.get("reset_mask") is not None:
             rows = np.flatnonzero(self._checked_mask(options["reset_mask"]))
-        self._draws.rewind(self._generators.seed(rows, seed))
-        self._start(rows, each)
+        with self._generators.undone_on_failure(rows), self._draws.undone_on_failure():
+            self._draws.rewind(self._generators.seed(rows, seed))
+            plan = self._transition.plan(rows, self._starts(rows, each))
+        self._transition.begin(plan)
         self._ended[rows] = False
         return observe(self._transition), self._infos(rows)
 
@@ -119,26 +135,27 @@ class TextGenVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
 
         Raises:
             ValueError: an action outside the action space, or one that the mask forbids, or a wrong number of them.
-            textgym.RewardError: the reward function failed.
+            textgym.RewardError: the reward function failed. Whatever is raised, also by the start of an episode that
+                follows in the same step, nothing has changed then, and the step can be taken again.
             gymnasium.error.ResetNeeded: the environment was never reset.
         """
         self._check_reset()
         actions = self._checked_actions(actions)
         stepping = np.flatnonzero(self._transition.running)
-        self._transition.reward[:] = 0.0
-        if len(stepping):
-            self._transition.step(actions, stepping)
-        if self.autoreset_mode is AutoresetMode.NEXT_STEP and self._ended.any():
-            self._start(np.flatnonzero(self._ended), None)
-        if self.autoreset_mode is not AutoresetMode.DISABLED:
-            self._ended = np.zeros(self.num_envs, dtype=bool)
-        self._ended[stepping] = ~self._transition.running[stepping]
-        truncated = self._truncated()
-        rewards, terminated = self._transition.reward.copy(), self._ended & ~truncated
-        self._show(stepping)
-        final = self._finish_same_step() if self.autoreset_mode is AutoresetMode.SAME_STEP else {}
+        plan = self._advance(actions, stepping)
+        ended = self._ended.copy() if self.autoreset_mode is AutoresetMode.DISABLED else np.zeros_like(self._ended)
+        ended[stepping] = ~self._transition.running[stepping]
+        rewards = np.zeros(self.num_envs)
+        rewards[stepping] = self._transition.reward[stepping]
+        limit = self._transition.finish_reason == FinishReason.LIMIT
+        truncated = ended & limit if self.problem.on_limit == "truncate" else np.zeros_like(ended)
+        self._show(stepping[ended[stepping]])
+        final = self._final(ended) if self.autoreset_mode is AutoresetMode.SAME_STEP and ended.any() else {}
+        if plan is not None:
+            self._transition.begin(plan)
+        self._ended = np.zeros_like(ended) if final else ended.copy()
         infos = {**final, **self._infos(np.arange(self.num_envs))}
-        return observe(self._transition), rewards, terminated, truncated, infos
+        return observe(self._transition), rewards, ended & ~truncated, truncated, infos
 
     def action_masks(self) -> np.ndarray:
         """Which actions are legal now, bool [N, V]; all in a row that has ended, and where no task constrains them."""
@@ -178,13 +195,22 @@ class TextGenVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         return bool(self._transition.running.any())
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
-        """What each row answers to the attribute or method `name`, N values."""
+        """What each row answers to the attribute or method `name`, N values.
+
+        Raises:
+            AttributeError: there is none, or a method that is one for all rows together.
+        """
         single = f"single_{name}"  # a row's own spaces
         value = getattr(self, single if hasattr(self, single) else name)
+        if name in _OF_EACH_ROW:
+            value = value(*args, **kwargs) if callable(value) else value
+            return (None,) * self.num_envs if value is None else tuple(value)
         if callable(value):
-            value = value(*args, **kwargs)
-        per_row = isinstance(value, tuple | list | np.ndarray) and len(value) == self.num_envs
-        return tuple(value) if per_row else (value,) * self.num_envs
+            raise AttributeError(
+                f"call({name!r}) asks for the method of a single row, and {name} is one for all rows; call it on the "
+                f"environment itself. Of each row there are {', '.join(sorted(_OF_EACH_ROW))}"
+            )
+        return (value,) * self.num_envs
 
     def get_attr(self, name: str) -> tuple[Any, ...]:
         """The attribute `name` of each row, N values."""
@@ -200,44 +226,53 @@ class TextGenVectorEnv(VectorEnv[Any, np.ndarray, np.ndarray]):
         """The generator of each row."""
         return tuple(self._generators(row) for row in range(self.num_envs))
 
-    def _start(self, rows: np.ndarray, options: list[dict[str, Any]] | None) -> None:
+    def _starts(self, rows: np.ndarray, options: list[dict[str, Any]] | None) -> list[Start]:
         if options is None:
-            starts = [Start(prompt) for prompt in self._draws(rows)]
+            return [Start(prompt) for prompt in self._draws(rows)]
+        return [make_start(self.problem, options[row], partial(self._draws.one, row)) for row in rows.tolist()]
+
+    def _advance(self, actions: np.ndarray, stepping: np.ndarray) -> StartPlan | None:
+        """Take the step, and plan the episodes that begin with it; where such a plan fails, nothing is kept."""
+        plans = []
+        restarting = np.flatnonzero(self._ended) if self.autoreset_mode is AutoresetMode.NEXT_STEP else stepping[:0]
+
+        def prepare(ended: np.ndarray) -> None:
+            rows = ended if self.autoreset_mode is AutoresetMode.SAME_STEP else restarting
+            if len(rows):
+                plans.append(self._plan(rows))
+
+        if len(stepping):
+            self._transition.step(actions, stepping, prepare)
         else:
-            starts = [make_start(self.problem, options[row], partial(self._draws.one, row)) for row in rows.tolist()]
-        self._transition.start(rows, starts)
+            prepare(stepping)
+        return plans[0] if plans else None
 
-    def _truncated(self) -> np.ndarray:
-        if self.problem.on_limit == "terminate":
-            return np.zeros(self.num_envs, dtype=bool)
-        return self._ended & (self._transition.finish_reason == FinishReason.LIMIT)
+    def _plan(self, rows: np.ndarray) -> StartPlan:
+        if self._starts_surely:
+            return self._transition.plan(rows, self._starts(rows, None))
+        with self._generators.undone_on_failure(rows), self._draws.undone_on_failure():
+            return self._transition.plan(rows, self._starts(rows, None))
 
-    def _show(self, stepping: np.ndarray) -> None:
+    def _show(self, ended: np.ndarray) -> None:
         if self._human is not None:  # before an ended row restarts
-            ended = stepping[self._ended[stepping]].tolist()
-            self._human.show_rows({row: self._transition.view(row) for row in ended})
+            self._human.show_rows({row: self._transition.view(row) for row in ended.tolist()})
 
-    def _finish_same_step(self) -> dict[str, Any]:
-        """Begin the next episode of every row that ended; what the ended ones looked like, as Gymnasium has it."""
-        rows = np.flatnonzero(self._ended)
-        if not len(rows):
-            return {}
-        ended = self._ended.copy()
+    def _final(self, ended: np.ndarray) -> dict[str, Any]:
+        """What the rows that ended, bool [N], look like before they restart, as Gymnasium has it in SAME_STEP."""
+        rows = np.flatnonzero(ended)
         final_obs = np.full(self.num_envs, None, dtype=object)
         observations = observe(self._transition, rows)
         for place, row in enumerate(rows.tolist()):
             final_obs[row] = row_of(observations, place)
-        final_info = self._infos(rows)
-        self._start(rows, None)
-        self._ended = np.zeros(self.num_envs, dtype=bool)
-        return {"final_obs": final_obs, "_final_obs": ended, "final_info": final_info, "_final_info": ended.copy()}
+        final = {"final_obs": final_obs, "final_info": self._infos(rows)}
+        return final | {f"_{name}": ended.copy() for name in final}
 
     def _infos(self, rows: np.ndarray) -> dict[str, Any]:
         present = np.zeros(self.num_envs, dtype=bool)
         present[rows] = True
         infos: dict[str, Any] = {}
         for name, values in self._transition.infos().items():
-            if len(rows) < self.num_envs:
+            if len(rows) < self.num_envs and name != "action_mask":  # a mask without a legal token would be a trap
                 values[~present] = None if values.dtype == object else 0
             infos[name], infos[f"_{name}"] = values, present.copy()
         return infos

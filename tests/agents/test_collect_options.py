@@ -234,11 +234,18 @@ def test_two_rollouts_of_one_generator_draw_differently():
     assert len({*scores[0], *scores[1]}) == 40
 
 
-def test_draws_of_rewards_take_nothing_from_the_prompts():
-    quiet, noisy = np.random.default_rng(0), np.random.default_rng(0)
+@pytest.mark.parametrize("keywords", [dict(prompts=["a"]), dict(prompt_order="sequential")], ids=str)
+def test_rewards_draw_anew_where_the_prompts_draw_nothing(keywords):
+    envs, generator = noisy_envs(**keywords), np.random.default_rng(0)
+    rollouts = [collect(tiny.make_policy(tiny.make_envs()), envs, 5, generator) for _ in range(2)]
+    assert not set(rollouts[0].score) & set(rollouts[1].score)
+
+
+def test_without_rewards_that_draw_the_generator_draws_the_prompts_alone():
+    quiet, generator = np.random.default_rng(0), np.random.default_rng(0)
     quiet.integers(2, size=10)  # two prompts, ten groups
-    collect(tiny.make_policy(tiny.make_envs()), noisy_envs(), 20, noisy, group_size=2)
-    assert noisy.bit_generator.state == quiet.bit_generator.state
+    collect(tiny.make_policy(tiny.make_envs()), tiny.make_envs(), 20, generator, group_size=2)
+    assert generator.bit_generator.state == quiet.bit_generator.state
 
 
 def test_the_hidden_score_of_a_task_is_kept_beside_the_others():

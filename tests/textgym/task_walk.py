@@ -35,7 +35,7 @@ def text(task, ids):
 def legal_tokens(task, prompt, ids):
     if task.constraint is None:
         return range(len(task.tokenizer))
-    mask = task.constraint(prompt, ids)
+    mask = task.constraint(prompt, ids, task.max_new_tokens - len(ids))
     assert mask.dtype == bool and mask.shape == (len(task.tokenizer),)
     return np.flatnonzero(mask).tolist()
 

@@ -160,7 +160,7 @@ def test_a_constraint_that_returns_something_else(returned, error, words):
     import textgym
     from tests.textgym.cases import make_no_repeat
 
-    def wrong(prompt, completion_ids):
+    def wrong(prompt, completion_ids, tokens_left):
         return returned
 
     textgym.tasks.TASKS.pop("wrong_mask", None)

@@ -166,4 +166,4 @@ def test_every_keyword_is_checked():
 
 
 def test_the_mask_of_the_test_task_is_what_the_page_says_of_masks():
-    assert no_repeat("a", [1]).tolist() == [False, False, True, True, False]
+    assert no_repeat("a", [1], 3).tolist() == [False, False, True, True, False]

@@ -236,7 +236,7 @@ class Model:
 
     def legal(self):
         text = "".join("abcd"[token] for token in self.prompt)
-        return self.env.problem.constraint(text, self.actions)
+        return self.env.problem.constraint(text, self.actions, self.env.problem.max_new_tokens - len(self.actions))
 
     def text(self):
         symbols = ["a", "b", "c", "d", "<eos>"] if self.env.problem.task is not None else _SYMBOLS

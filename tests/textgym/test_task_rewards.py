@@ -173,12 +173,12 @@ def test_the_mask_of_brackets_matters():
 )
 def test_a_legal_bracket_is_one_that_can_still_be_balanced(ids, legal):
     task = make_task("brackets", 3)
-    mask = task.constraint("", ids)
+    mask = task.constraint("", ids, task.max_new_tokens - len(ids))
     symbols = ("(", "[", "{", ")", "]", "}", "<eos>")
     assert "".join(symbol for symbol in symbols if mask[task.tokenizer.index(symbol)]) == legal
 
 
 def test_an_odd_horizon_leaves_the_last_token_to_the_stop():
-    constraint = CanBeBalanced(kinds=1, horizon=5)
-    assert constraint("", [0, 1, 0, 1]).tolist() == [False, False, True]  # an opening could not be closed any more
-    assert constraint("", [0, 0]).tolist() == [False, True, False]
+    constraint = CanBeBalanced(kinds=1)
+    assert constraint("", [0, 1, 0, 1], 1).tolist() == [False, False, True]  # an opening could not be closed any more
+    assert constraint("", [0, 0], 3).tolist() == [False, True, False]

@@ -192,7 +192,9 @@ def test_the_environment_masks_what_the_task_forbids(name, level):
     _, info = env.reset(seed=0)
     assert not info["action_mask"].all()
     for place, action in enumerate(ids):
-        np.testing.assert_array_equal(info["action_mask"], task.constraint("", ids[:place]))
+        np.testing.assert_array_equal(
+            info["action_mask"], task.constraint("", ids[:place], task.max_new_tokens - place)
+        )
         assert info["action_mask"][action] == 1
         _, reward, terminated, _, info = env.step(action)
     assert (reward, terminated) == (task.optimum, True)

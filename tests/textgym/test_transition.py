@@ -37,7 +37,7 @@ def started(reward=score, completions=((),)):
     problem = make_problem(reward=reward, **KEYWORDS)
     transition = Transition(problem, len(completions), lambda row: np.random.default_rng(row))
     starts = [Start(problem.prompts[0], np.array(ids, dtype=np.int64)) for ids in completions]
-    transition.start(np.arange(len(completions)), starts)
+    transition.begin(transition.plan(np.arange(len(completions)), starts))
     return transition
 
 

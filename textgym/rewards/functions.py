@@ -7,10 +7,12 @@ from typing import Any
 from textgym.escape import escape
 from textgym.rewards.calls import Outcome, Pending, begin
 from textgym.rewards.isolation import Isolated
-from textgym.rewards.signatures import accepts, as_batched, trainer_keywords
+from textgym.rewards.signatures import TRAINER_KEYWORDS, accepts, as_batched, trainer_keywords
 from textgym.rewards.sources import Named, importable_place
 from textgym.rewards.texts import Texts
 from textgym.rewards.values import Refused
+
+_GIVEN = frozenset({"prompts", "completions", "completion_ids", "rng", *TRAINER_KEYWORDS})
 
 
 class Function:
@@ -24,6 +26,7 @@ class Function:
     Attributes:
         name: what errors and metrics call it.
         draws: it asks for the rows' generators.
+        needs: the columns that it cannot do without.
     """
 
     def __init__(self, named: Named, timeout: float | None, isolate: bool) -> None:
@@ -32,6 +35,7 @@ class Function:
         self._accepts = accepts(self._function)
         self._timeout = timeout
         self.draws = "rng" in self._accepts.names
+        self.needs = self._accepts.needed - _GIVEN
         place = (named.place or importable_place(named.function, named.name)) if isolate else None
         self._isolated = Isolated(place) if place is not None else None
 

@@ -42,6 +42,8 @@ class Reward:
     Attributes:
         names: the name of each function, K of them.
         weights: the weight of each function's number in the score.
+        draws: whether a function asks for the rows' generators.
+        needs: the columns that the functions cannot do without.
         num_dropped: texts dropped so far.
 
     Raises:
@@ -66,6 +68,7 @@ class Reward:
         self._functions = [Function(named, _seconds(timeout), isolate) for named in several]
         self._drops, self._what = on_error == "drop", what
         self.draws = any(function.draws for function in self._functions)
+        self.needs = frozenset(name for function in self._functions for name in function.needs)
         self.names = tuple(function.name for function in self._functions)
         self.weights = tuple(named.weight for named in several)
         self.num_dropped = 0

@@ -16,6 +16,7 @@ class Accepts(NamedTuple):
     """The keywords of a function."""
 
     names: frozenset[str]  # those that it names
+    needed: frozenset[str]  # those of them without a default
     others: bool  # it takes any others too
 
     @property
@@ -29,10 +30,12 @@ def accepts(function: Callable[..., Any]) -> Accepts:
     try:
         parameters = inspect.signature(function).parameters.values()
     except (TypeError, ValueError):
-        return Accepts(frozenset(), True)
+        return Accepts(frozenset(), frozenset(), True)
     by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    named = [parameter for parameter in parameters if parameter.kind in by_name]
     return Accepts(
-        frozenset(parameter.name for parameter in parameters if parameter.kind in by_name),
+        frozenset(parameter.name for parameter in named),
+        frozenset(parameter.name for parameter in named if parameter.default is parameter.empty),
         any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters),
     )
 
@@ -56,7 +59,7 @@ def trainer_keywords(names: frozenset[str]) -> dict[str, Any]:
 
 def as_batched(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function itself, or one that calls `score_answer(answer, entry)` for each completion."""
-    names, others = accepts(function)
+    names, _, others = accepts(function)
     of_texts = names & {"prompts", "completions", "completion_ids"}
     return _EachAnswer(function) if {"answer", "entry"} <= names and not of_texts and not others else function
 

@@ -25,8 +25,8 @@ class ArmTable:
         self.table = table
 
     def __call__(self, completions: list[str]) -> list[float]:
-        """Score n completions of at least one symbol."""
-        return [self.table[completion[0]] for completion in completions]
+        """Score n completions; an empty one, which a stop string of the user's leaves, scores 0."""
+        return [self.table.get(completion[:1], 0.0) for completion in completions]
 
     def best_arm(self, prompt: str) -> str:
         """The arm that pays most, whatever the prompt."""

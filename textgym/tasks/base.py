@@ -10,14 +10,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
+from textgym.constraints import Constraint
 from textgym.escape import excerpt, shown, type_name
 from textgym.prompts import Rows
 from textgym.vocabulary import Vocabulary
-
-# Which tokens are legal next, bool [V], given the prompt's text and the ids of the completion so far.
-Constraint = Callable[[str, Sequence[int]], np.ndarray]
 
 _NAME = re.compile("[A-Za-z0-9][A-Za-z0-9_-]*")  # also part of the name of a run's folder
 
@@ -38,8 +34,8 @@ class Task:
         uniform: J(uniform), the expected score of the policy that draws every legal token with the same probability;
             None where it is not known.
         true_reward: the hidden gold reward, where `reward` is only a proxy of it.
-        constraint: which tokens are legal next, bool [V], given the prompt's text and the ids of the completion so
-            far; None where all are.
+        constraint: which tokens are legal next, bool [V], given the prompt's text, the ids of the completion so far
+            and the number of tokens left; None where all are.
         solution: a best completion of a prompt's text, without the stop token, where one is known.
         description: one line: what is asked, and what it diagnoses.
 
@@ -62,6 +58,9 @@ class Task:
     description: str = ""
 
     def __post_init__(self) -> None:
+        for attribute in ("tokenizer", "prompts"):  # tasks are cached: nobody may change a part of one
+            if isinstance(getattr(self, attribute), list):
+                object.__setattr__(self, attribute, tuple(getattr(self, attribute)))
         check_name(self.name)
         self._check_integer("level")
         self._check_integer("max_prompt_tokens", least=0)

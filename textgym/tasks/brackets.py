@@ -60,20 +60,20 @@ class CanBeBalanced:
 
     Id 2i opens kind i, 2i + 1 closes it, 2k stops. Nothing is legal after a text that can no longer be balanced.
 
-    >>> CanBeBalanced(kinds=1, horizon=4)("", [0, 0]).tolist()  # "((", two tokens left
+    >>> CanBeBalanced(kinds=1)("", [0, 0], 2).tolist()  # "((", two tokens left
     [False, True, False]
     """
 
-    def __init__(self, kinds: int, horizon: int) -> None:
-        self.kinds, self.horizon = kinds, horizon
+    def __init__(self, kinds: int) -> None:
+        self.kinds = kinds
 
-    def __call__(self, prompt: str, completion_ids: Sequence[int]) -> np.ndarray:
+    def __call__(self, prompt: str, completion_ids: Sequence[int], tokens_left: int) -> np.ndarray:
         """Which tokens are legal after a completion so far, bool [2k + 1]."""
         mask = np.zeros(2 * self.kinds + 1, dtype=bool)
-        opened, left = self._opened(completion_ids), self.horizon - len(completion_ids)
-        if opened is None or len(opened) > left:
+        opened = self._opened(completion_ids)
+        if opened is None or len(opened) > tokens_left:
             return mask
-        mask[0 : 2 * self.kinds : 2] = len(opened) + 2 <= left  # the bracket itself, and one token to close each
+        mask[0 : 2 * self.kinds : 2] = len(opened) + 2 <= tokens_left  # the bracket itself, and one token to close each
         if opened:
             mask[2 * opened[-1] + 1] = True
         mask[-1] = not opened and len(completion_ids) > 0
@@ -127,7 +127,7 @@ def make(level: int) -> Task:
         max_prompt_tokens=0,
         max_new_tokens=horizon,
         reward=NestedTo(target),
-        constraint=CanBeBalanced(kinds, horizon),
+        constraint=CanBeBalanced(kinds),
         optimum=1.0,
         uniform=uniform_return(kinds, horizon, target),
         solution=lambda prompt: "(" * target + ")" * target,
