@@ -6,7 +6,7 @@ gymnasium and tokenizers alone; policies and learners live in `agents`.
 
 import gymnasium as _gym
 
-from textgym import schemes
+from textgym import rewards, schemes, wrappers
 from textgym.errors import NotBuiltError, RewardError
 from textgym.finish import FinishReason
 from textgym.tasks import TASKS, make_task, register_task
@@ -23,7 +23,9 @@ __all__ = [
     "Vocabulary",
     "make_task",
     "register_task",
+    "rewards",
     "schemes",
+    "wrappers",
 ]
 __version__ = "0.1.0"
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from textgym.draws import PromptDraws, generator_state
 from textgym.finish import FinishReason
-from textgym.observations import observation_space, observe, row_of
+from textgym.observations import observation_space, observe, read_only, row_of
 from textgym.problem import make_problem
 from textgym.rendering import RENDER_MODES, HumanRenderer, render_ansi, render_rgb, usable_render_mode
 from textgym.rewards.texts import generator_states, put_back
@@ -178,7 +178,7 @@ class TextGenEnv(gym.Env[Any, np.int64]):
     def _observation(self) -> Any:
         if self.problem.observation == "tokens":
             tokens = self._transition.tokens[0]
-            return tokens.copy() if self.problem.copy else tokens
+            return tokens.copy() if self.problem.copy else read_only(tokens)
         return row_of(observe(self._transition), 0)
 
     def _show(self) -> None:

@@ -16,7 +16,7 @@ from textgym.rendering import View
 from textgym.rewards import Texts
 
 RUNNING = int(FinishReason.RUNNING)  # numpy is several times slower over a member of an enum
-MAX_CELLS = 2**31  # tokens of all histories together; an array of them then takes 16 GiB
+MAX_CELLS = 2**28  # tokens of all histories together; with copies and spaces some 10 GiB
 
 
 class Episodes:

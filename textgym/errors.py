@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+from textgym.escape import shown
+
 
 class RewardError(RuntimeError):
     """A reward function failed: it raised, or what it returned is not one finite number per completion."""
@@ -29,4 +31,4 @@ def unknown(what: str, value: object, allowed: Iterable[str]) -> str:
     "unknown task 'sotr'; allowed: reverse, sort. Did you mean 'sort'?"
     """
     names = sorted(allowed)
-    return f"unknown {what} {value!r}; allowed: {', '.join(names)}.{did_you_mean(value, names)}"
+    return f"unknown {what} {shown(value)}; allowed: {', '.join(names)}.{did_you_mean(value, names)}"

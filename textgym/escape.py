@@ -53,13 +53,13 @@ def shown(value: Any, limit: int = 80) -> str:
     return _text_of(value, repr)[:limit]
 
 
-def told(error: BaseException) -> str:
-    """Type and escaped text of an exception; one whose `str` raises is still named.
+def told(error: BaseException, limit: int = 1000) -> str:
+    """Type and escaped text of an exception, cut past `limit` characters; one whose `str` raises is still named.
 
     >>> told(KeyError("x"))
     "KeyError: 'x'"
     """
-    return f"{type_name(error)}: {_text_of(error, str)}"
+    return f"{type_name(error)}: {_text_of(error, str)[:limit]}"
 
 
 def type_name(value: Any) -> str:

@@ -35,7 +35,7 @@ def observe(episodes: Episodes, rows: np.ndarray | None = None) -> Any:
     """
     problem = episodes.problem
     if rows is None:
-        tokens, length = episodes.tokens.copy() if problem.copy else episodes.tokens, episodes.length
+        tokens, length = episodes.tokens.copy() if problem.copy else read_only(episodes.tokens), episodes.length
     else:
         tokens, length = episodes.tokens[rows], episodes.length[rows]
     if problem.observation == "tokens":
@@ -47,6 +47,13 @@ def observe(episodes: Episodes, rows: np.ndarray | None = None) -> Any:
         "attention_mask": (np.arange(problem.max_length) < length[:, None]).view(np.int8),
         "action_mask": (masks if rows is None else masks[rows]).view(np.int8),
     }
+
+
+def read_only(array: np.ndarray) -> np.ndarray:
+    """A view that cannot be written through: who replaces PAD in it must not change the episode."""
+    view = array.view()
+    view.flags.writeable = False
+    return view
 
 
 def row_of(observations: Any, row: int) -> Any:

@@ -242,7 +242,8 @@ def _refuse_unknown(keywords: dict[str, Any]) -> None:
     for name in keywords:
         allowed = [name for name in signature(make_problem).parameters if name != "unknown_keywords"]
         raise TypeError(
-            f"TextGen-v0 has no keyword {name!r}; it has {', '.join(sorted(allowed))}.{did_you_mean(name, allowed)}"
+            f"TextGen-v0 has no keyword {shown(name)}; it has {', '.join(sorted(allowed))}."
+            f"{did_you_mean(name, allowed)}"
         )
 
 

@@ -20,6 +20,7 @@ from textgym.escape import escape, excerpt, told
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _NOT_DECODED = re.compile("[\udc80-\udcff]")  # what the error handler "surrogateescape" makes of a byte that is no text
+_LONGEST_PATH = 4096  # of what systems take
 _BATCH = 4096  # rows of a .parquet file that are read together
 _MOST_DIGITS = 17  # significant digits that a float can hold
 
@@ -47,6 +48,8 @@ def read_file(path: Path) -> Iterator[Row]:
 
 
 def _suffix(path: Path) -> str:
+    if len(str(path)) > _LONGEST_PATH:
+        raise ValueError(f"prompts is {excerpt(str(path))}; to use texts directly, give a list of them")
     suffix = path.suffix.lower()
     allowed = ", ".join(_READERS)
     if os.path.isdir(path):

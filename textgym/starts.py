@@ -64,7 +64,7 @@ def check_options(options: dict[str, Any], allowed: Sequence[str]) -> None:
     for name in options:
         if name not in allowed:
             raise ValueError(
-                f"unknown reset option {name!r}; allowed: {', '.join(allowed)}.{did_you_mean(name, allowed)}"
+                f"unknown reset option {shown(name)}; allowed: {', '.join(allowed)}.{did_you_mean(name, allowed)}"
             )
 
 
@@ -111,21 +111,31 @@ def _own_prompt(problem: Problem, options: dict[str, Any], columns: dict[str, An
     if not isinstance(columns, dict):
         raise TypeError(f"the reset option 'columns' is of type {type(columns).__name__}; give a dict")
     check_columns(columns, "the reset option 'columns'")
+    if "prompt" in columns:
+        raise ValueError("the reset option 'columns' holds 'prompt', which is an option of its own; leave it out")
     text = options.get("prompt")
     if text is None:
         ids = _ids(problem, "prompt_ids", options["prompt_ids"])
         text = problem.vocabulary.decode(ids.tolist())
     elif isinstance(text, str):
-        ids = np.array(problem.vocabulary.encode(text), dtype=np.int64)
+        ids = _encoded(problem, text)
     else:
         raise TypeError(f"the reset option 'prompt' is {text!r:.80} of type {type(text).__name__}; give a str")
     if len(ids) > problem.max_prompt_tokens:
         raise ValueError(
             f"the prompt of the reset options has {len(ids)} tokens, more than max_prompt_tokens="
-            f"{problem.max_prompt_tokens}; shorten it, or make the environment with a larger max_prompt_tokens"
+            f"{problem.max_prompt_tokens}: {excerpt(text)}; shorten it, or make the environment with a larger "
+            "max_prompt_tokens"
         )
     others = dict.fromkeys(problem.prompts.column_names)  # None where the options name no value
     return Prompt(text, ids, others | columns)
+
+
+def _encoded(problem: Problem, text: str) -> np.ndarray:
+    try:
+        return np.array(problem.vocabulary.encode(text), dtype=np.int64)
+    except ValueError as error:
+        raise ValueError(f"the reset option 'prompt': {error}") from error
 
 
 def _prefix(problem: Problem, completion_ids: Any) -> np.ndarray:

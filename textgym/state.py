@@ -110,6 +110,9 @@ def _check_rows(episodes: Episodes, draws: PromptDraws, arrays: Mapping[str, np.
     written = length - start
     if (start < 0).any() or (written < 0).any() or (written > horizon).any() or (length > tokens.shape[1]).any():
         raise ValueError("the state's lengths do not fit this environment; make it with the same keywords")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(f"the state's {name!r} holds numbers that are not finite; give what get_state() returned")
     is_token = np.arange(tokens.shape[1]) < length[:, None]
     if ((tokens < 0) | (tokens > size) | (is_token != (tokens != size))).any():
         raise ValueError("the state's tokens do not fit this environment; make it with the same tokenizer")

@@ -19,6 +19,7 @@ from textgym.tokenizer_folders import folder_stop_ids, read_json, setting_files
 from textgym.tokenizer_objects import PythonTokenizer, adopt
 
 STOP_SYMBOL = "<eos>"
+_LONGEST_PATH = 4096  # of what systems take
 
 
 class Vocabulary:
@@ -113,6 +114,8 @@ class Vocabulary:
         Raises:
             FileNotFoundError, ValueError: no such file, or one that is not a tokenizer.
         """
+        if len(str(path)) > _LONGEST_PATH:
+            raise ValueError(f"tokenizer is {excerpt(str(path))}; give the path of a file or folder, not its content")
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():

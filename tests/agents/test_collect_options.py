@@ -108,7 +108,7 @@ def test_a_limit_that_truncates_ends_an_episode_too():
 class DrawnPrompts:
     """Prompts of one to two letters that a generator draws, each with a number of its own."""
 
-    sized, max_tokens, column_names, score_answer = False, 2, (), None
+    sized, checked, max_tokens, column_names, score_answer = False, False, 2, (), None
 
     def __init__(self) -> None:
         self.drawn: list[str] = []

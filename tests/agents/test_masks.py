@@ -40,7 +40,7 @@ def played(policy: TransformerPolicy, episodes: int = 60, **keywords: Any) -> Ro
 
 
 def legal(prompt: str, completion: list[int]) -> np.ndarray:
-    return cases.no_repeat(prompt, completion)
+    return cases.no_repeat(prompt, completion, 4 - len(completion))
 
 
 def ids(prompt: str) -> list[int]:

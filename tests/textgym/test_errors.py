@@ -30,8 +30,8 @@ KEYWORDS = [
     (dict(max_new_tokens=True), TypeError, ["max_new_tokens", "True", "bool"]),
     (dict(max_prompt_tokens=-1), ValueError, ["max_prompt_tokens=-1", "at least 0"]),
     (dict(max_prompt_tokens=2.0), TypeError, ["max_prompt_tokens", "2.0", "float"]),
-    (dict(max_new_tokens=10**12), ValueError, ["max_new_tokens=1000000000000", "1000000000004", "lower", "2147483648"]),
-    (dict(max_prompt_tokens=10**12, prompts=["0"]), ValueError, ["1000000000004", "max_prompt_tokens", "16 GiB"]),
+    (dict(max_new_tokens=10**12), ValueError, ["max_new_tokens=1000000000000", "1000000000004", "lower", "268435456"]),
+    (dict(max_prompt_tokens=10**12, prompts=["0"]), ValueError, ["1000000000004", "max_prompt_tokens", "2 GiB"]),
     (own(max_prompt_tokens=0), ValueError, ["prompts[0]", "'prompt'", "1 tokens", "max_prompt_tokens=0", "raise"]),
     (dict(promts=["a"]), TypeError, ["'promts'", "max_new_tokens", "Did you mean 'prompts'"]),
     (

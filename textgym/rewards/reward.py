@@ -72,6 +72,7 @@ class Reward:
         self.names = tuple(function.name for function in self._functions)
         self.weights = tuple(named.weight for named in several)
         self.num_dropped = 0
+        self._told_of_whole = False  # that a call failed as a whole while each of its texts alone did not
 
     def __call__(self, texts: Texts) -> Scores:
         """Score n texts.
@@ -131,7 +132,13 @@ class Reward:
             raise self._error([function.name], texts, failure.row, failure) from failure.__cause__
         if count == 1 or isinstance(failure, TimedOut):  # tried one by one, it would take the time limit each time
             return [failure] * count
-        return [entry for [entry] in self._run([(function, texts.only(row)) for row in range(count)])]
+        alone = [entry for [entry] in self._run([(function, texts.only(row)) for row in range(count)])]
+        if not any(isinstance(entry, Refused) for entry in alone) and not self._told_of_whole:
+            self._told_of_whole = True
+            note = "its texts were scored one by one, since on_reward_error='drop', and none is dropped; look whether"
+            error = self._error([function.name], texts, failure.row, failure)
+            warnings.warn(f"{error}\n  {note} it takes several texts in a call", UserWarning, stacklevel=6)
+        return alone
 
     def _scores(self, texts: Texts, entries: list[list[Entry]]) -> Scores:
         """The numbers of K functions for n texts, from K lists of n entries."""
