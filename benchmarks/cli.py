@@ -4,33 +4,40 @@ Reads arguments, runs a benchmark, shows its table and writes its files. What is
 that it calls; they, torch and scipy are loaded once the arguments are read.
 """
 
+import itertools
 import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from benchmarks.machine import machine, tokenizer_threads, versions
+from benchmarks.options import SchemesOptions, SpeedOptions
 from textgym.errors import unknown
 from textgym.escape import escape
-from textgym.tasks import DEFAULT_TASK, make_task
+from textgym.tasks import make_task
 
 if TYPE_CHECKING:
     from benchmarks.schemes import Row, RunResult
+    from benchmarks.timing import Timing
+
+Options = TypeVar("Options")
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
-LATER = ("speed", "estimators", "diagnostics")
+LATER = ("estimators", "diagnostics")
+SPEED_PARTS, LATER_SPEED_PARTS = ("env",), ("rollout", "update", "train", "loop", "memory", "scaling")
 QUICK_TIMESTEPS = 40_000
 QUICK_EVALUATION_EPISODES = 1024
 HELP = """\
 usage: textgym-bench COMMAND [options]
 
-Compare ways of rewarding text, with intervals over seeds.
+Compare ways of rewarding text, with intervals over seeds, and measure how fast the environment is.
 
 commands:
-  schemes    train under the schemes terminal and prefix_delta, and compare what comes of it
+  schemes      train under the schemes terminal and prefix_delta, and compare what comes of it
+  speed env    steps a second of the environment, beside Gymnasium's own ways, and its peak memory
 
 textgym-bench COMMAND --help lists the options of a command.
 """
@@ -38,30 +45,6 @@ textgym-bench COMMAND --help lists the options of a command.
 
 class UsageError(Exception):
     """Arguments that make no sense; the message says which and what is allowed."""
-
-
-@dataclass(frozen=True)
-class SchemesOptions:
-    """Train under the reward schemes terminal and prefix_delta, and compare them seed by seed.
-
-    Both schemes see the same weights, prompts, random numbers and settings. The table goes to standard output, the
-    files to results/NAME under the current folder; nothing is overwritten.
-    """
-
-    task: str = DEFAULT_TASK
-    """Built-in task: bandit, reverse or sort."""
-    level: int = 1
-    """Difficulty of the task, 1 the easiest."""
-    algorithm: str = "reinforce_to_go"
-    """What trains: reinforce, reinforce_baseline, reinforce_to_go or rloo."""
-    seeds: int = 3
-    """Number of seeds, at least 2; fewer than 5 are too few for a finding."""
-    total_timesteps: int | None = None
-    """Generated tokens that each run trains on; 160000, or 40000 with --quick."""
-    quick: bool = False
-    """Shorter runs: half a minute or so in all."""
-    output: Path | None = None
-    """Folder of the files instead of results/NAME; where it exists, -2 goes behind its name."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -106,14 +89,7 @@ def schemes(arguments: list[str], command: str) -> int:
         arguments: those after `schemes`.
         command: the whole command line, for the files.
     """
-    import tyro
-
-    options = tyro.cli(
-        SchemesOptions,
-        args=arguments,
-        prog="textgym-bench schemes",
-        config=(tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone),
-    )
+    options = _options(SchemesOptions, arguments, "schemes")
     _check(options)
     rows = _rows(options)
 
@@ -124,12 +100,68 @@ def schemes(arguments: list[str], command: str) -> int:
     _say(f"{len(rows)} runs of {rows[0].total_timesteps:,} tokens each; files go to {folder}")
     comparison = compare(_run_all(rows, folder))
     table = f"{_heading(rows[0], command)}\n{comparison.markdown()}"
-    write_summary(folder, {"command": command, "versions": _versions(), **comparison.record()}, table)
+    used = versions(("textgym", "torch", "transformers", "numpy", "scipy"))
+    write_summary(folder, {"command": command, "versions": used, **comparison.record()}, table)
     print(f"{table}\nFiles: {escape(str(folder))}")
     return DONE
 
 
-COMMANDS: dict[str, Callable[[list[str], str], int]] = {"schemes": schemes}
+def speed(arguments: list[str], command: str) -> int:
+    """Run `textgym-bench speed`.
+
+    Args:
+        arguments: those after `speed`: a part, all that are built without one, and options.
+        command: the whole command line, for the files.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        part, *arguments = arguments
+        if part in LATER_SPEED_PARTS:
+            raise UsageError(f"speed {part!r} is not built yet; built: {', '.join(SPEED_PARTS)}")
+        if part not in SPEED_PARTS:
+            raise UsageError(unknown("part of speed", part, SPEED_PARTS))
+    options = _options(SpeedOptions, arguments, "speed env")
+    if options.threads < 1:
+        raise UsageError(f"--threads {options.threads}; give at least 1")
+    with tokenizer_threads(options.threads):
+        return _speed_env(options, command)
+
+
+COMMANDS: dict[str, Callable[[list[str], str], int]] = {"schemes": schemes, "speed": speed}
+
+
+def _options(kind: type[Options], arguments: list[str], command: str) -> Options:
+    import tyro
+
+    config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
+    return tyro.cli(kind, args=arguments, prog=f"textgym-bench {command}", config=config)
+
+
+def _speed_env(options: SpeedOptions, command: str) -> int:
+    from benchmarks import memory
+    from benchmarks.run_folder import append_run, new_folder, write_summary
+    from benchmarks.speed_env import QUICK_REPEATS, REPEATS, groups, measure
+    from benchmarks.speed_report import heading, record, report, row_record
+
+    repeats = QUICK_REPEATS if options.quick else REPEATS
+    case = memory.SMALL if options.quick else memory.LARGE
+    folder = new_folder(options.output or Path("results") / "speed-env")
+    _say(f"files go to {folder}; leave the machine alone meanwhile")
+    peaks = memory.measure(case)
+    timings: dict[tuple[str, int], Timing] = {}
+    rows = groups(options.quick)
+    for group in rows:
+        measured = measure(group, repeats)
+        for row in group:
+            append_run(folder, row_record(row, measured[row.name, row.num_envs]))
+        timings |= measured
+        _say(f"N = {group[0].num_envs:,}: timed")
+    used = versions(("textgym", "numpy", "gymnasium", "tokenizers", "stable-baselines3"))
+    facts = machine(options.threads)
+    table = f"{heading(command, used, facts, repeats)}\n{report(timings, case, peaks)}"
+    everything = record(list(itertools.chain(*rows)), timings, case, peaks)
+    write_summary(folder, {"command": command, "versions": used, "machine": facts, **everything}, table)
+    print(f"{table}\nFiles: {escape(str(folder))}")
+    return DONE
 
 
 def _check(options: SchemesOptions) -> None:
@@ -199,14 +231,6 @@ def _heading(row: "Row", command: str) -> str:
         "optimum.\n"
         "In brackets 95% t intervals over seeds; p values are two-sided and not corrected for each other.\n"
     )
-
-
-def _versions() -> dict[str, str]:
-    import platform
-    from importlib.metadata import version
-
-    names = ("textgym", "torch", "transformers", "numpy", "scipy")
-    return {"python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def _say(line: str) -> None:

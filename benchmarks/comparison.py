@@ -13,6 +13,7 @@ from agents.algorithms import make_algorithm
 from agents.rollout import Rollout
 from benchmarks.schemes import Row, RunResult
 from benchmarks.statistics import Interval, paired_t_interval, t_interval
+from benchmarks.tables import markdown_table
 from textgym.escape import escape
 from textgym.finish import FinishReason
 from textgym.vocabulary import Vocabulary
@@ -189,7 +190,7 @@ def _scheme_table(summaries: Sequence[SchemeSummary]) -> str:
         ]
         for summary in summaries
     ]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _difference_table(differences: Sequence[Difference]) -> str:
@@ -201,7 +202,7 @@ def _difference_table(differences: Sequence[Difference]) -> str:
         ]
         for difference in differences
     ]
-    return _table(header, rows)
+    return markdown_table(header, rows)
 
 
 def _tested(interval: Interval) -> tuple[str, str]:
@@ -211,14 +212,3 @@ def _tested(interval: Interval) -> tuple[str, str]:
 def _interval(interval: Interval, sign: str) -> str:
     """Mean and interval; `sign` is that of a format specification."""
     return f"{interval.mean:{sign}.3f} [{interval.low:{sign}.3f}, {interval.high:{sign}.3f}]"
-
-
-def _table(header: list[str], rows: list[list[str]]) -> str:
-    """A Markdown table whose columns are aligned, the first to the left and the others to the right."""
-    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [
-        [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
-        for line in (header, rule, *rows)
-    ]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

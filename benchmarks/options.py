@@ -1,0 +1,46 @@
+"""The options of the commands, as dataclasses that `tyro` makes flags of; what they mean is left to the commands."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from textgym.tasks import DEFAULT_TASK
+
+
+@dataclass(frozen=True)
+class SchemesOptions:
+    """Train under the reward schemes terminal and prefix_delta, and compare them seed by seed.
+
+    Both schemes see the same weights, prompts, random numbers and settings. The table goes to standard output, the
+    files to results/NAME under the current folder; nothing is overwritten.
+    """
+
+    task: str = DEFAULT_TASK
+    """Built-in task: bandit, reverse or sort."""
+    level: int = 1
+    """Difficulty of the task, 1 the easiest."""
+    algorithm: str = "reinforce_to_go"
+    """What trains: reinforce, reinforce_baseline, reinforce_to_go or rloo."""
+    seeds: int = 3
+    """Number of seeds, at least 2; fewer than 5 are too few for a finding."""
+    total_timesteps: int | None = None
+    """Generated tokens that each run trains on; 160000, or 40000 with --quick."""
+    quick: bool = False
+    """Shorter runs: half a minute or so in all."""
+    output: Path | None = None
+    """Folder of the files instead of results/NAME; where it exists, -2 goes behind its name."""
+
+
+@dataclass(frozen=True)
+class SpeedOptions:
+    """Measure steps a second and peak memory of the environment, beside Gymnasium's own ways of running it.
+
+    Leave the machine alone meanwhile: it takes about two minutes, with --quick a quarter of one. The tables go to
+    standard output, the files to results/speed-env under the current folder; nothing is overwritten.
+    """
+
+    threads: int = 1
+    """Threads that the tokenizer may use; the environment itself uses one."""
+    quick: bool = False
+    """Fewer episodes and repeats, and a smaller environment for the memory."""
+    output: Path | None = None
+    """Folder of the files instead of results/speed-env; where it exists, -2 goes behind its name."""
