@@ -13,8 +13,8 @@ from textgym.escape import escape
 
 Timings = Mapping[tuple[str, int], Timing]
 WORKLOAD = (
-    f"{VOCABULARY_SIZE} tokens, histories of up to {MAX_LENGTH}, episodes of {HORIZON} steps; the score is the share of "
-    "one token;\nrandom actions, drawn beforehand."
+    f"{VOCABULARY_SIZE} tokens, histories of up to {MAX_LENGTH}, episodes of {HORIZON} steps; the score is the share of"
+    " one token; random actions, drawn beforehand."
 )
 _NOTES = f"""\
 ToyEnv is the least that does the same job: no texts, an empty info, no checks. Ratios are taken repeat by repeat. What
