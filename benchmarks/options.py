@@ -34,8 +34,8 @@ class SchemesOptions:
 class SpeedOptions:
     """Measure steps a second and peak memory of the environment, beside Gymnasium's own ways of running it.
 
-    Leave the machine alone meanwhile: it takes about two minutes, with --quick a quarter of one. The tables go to
-    standard output, the files to results/speed-env under the current folder; nothing is overwritten.
+    Leave the machine alone meanwhile: it takes about two minutes, with --quick half a minute. The tables go to standard
+    output, the files to results/speed-env under the current folder; nothing is overwritten.
     """
 
     threads: int = 1
