@@ -269,8 +269,9 @@ def test_a_wrong_count_is_tried_one_by_one(returned):
     def miscount(completions):
         return [7.0] if len(completions) == 1 else returned
 
-    result, _ = dropped(miscount, warned=False)
+    result, warning = dropped(miscount)
     assert result.score.tolist() == [7.0] * 3 and result.kept.all()
+    assert "its texts were scored one by one" in warning and "none is dropped" in warning
 
 
 def test_nothing_is_dropped_or_warned_of_where_all_is_well():
