@@ -100,6 +100,28 @@ def test_an_illegal_action_ends_the_episode_unscored_where_it_may():
     assert info["action_mask"].all() and info["valid"]
 
 
+@pytest.mark.parametrize("scheme", ["terminal", "prefix_delta"])
+def test_the_true_score_comes_with_the_end_and_goes_with_the_next_episode(scheme):
+    env = masked(scheme=scheme)
+    for _ in range(2):
+        infos = [env.reset(options={"prompt": ""})[1], *(env.step(action)[4] for action in (A, B, STOP))]
+        assert [info["true_score"] for info in infos] == [0.0, 0.0, 0.0, 2 / 3]
+
+
+def test_a_reward_of_ones_own_has_no_true_score():
+    assert "true_score" in masked().reset(seed=0)[1]
+    assert "true_score" not in masked(reward=length).reset(seed=0)[1]
+
+
+@pytest.mark.parametrize("actions", [[STOP], [A, B, A]], ids=["stop token", "horizon"])
+def test_an_illegal_action_comes_before_a_stop_and_the_horizon(actions):
+    env = masked(on_illegal_action="terminate", on_limit="truncate", max_new_tokens=3)
+    env.reset(options={"prompt": ""})
+    *_, (_, reward, terminated, truncated, info) = [env.step(action) for action in actions]
+    assert (info["finish_reason"], terminated, truncated) == (FinishReason.ILLEGAL_ACTION, True, False)
+    assert (reward, info["score"]) == (0.0, 0.0)
+
+
 def test_after_an_illegal_action_the_rewards_of_prefix_delta_still_sum_to_the_score():
     env = masked(on_illegal_action="terminate", scheme="prefix_delta")
     env.reset(options={"prompt": "b"})

@@ -36,6 +36,18 @@ def test_own_parts_make_them_unknown(keywords):
     assert env.uniform is None
 
 
+def test_keywords_come_before_the_parts_of_a_task():
+    env = gym.make(
+        "TextGen-v0", task="sort", prompts=["70"], reward=lambda completions: [7.0], stop_ids=[3], max_new_tokens=2
+    )
+    observation, info = env.reset()
+    assert (observation.tolist(), info["prompt_length"]) == ([7, 0, 8, 8], 2)
+    assert env.step(3)[1:3] == (7.0, True)
+    env.reset()
+    env.step(0)
+    assert env.step(0)[1:3] == (7.0, True)
+
+
 def test_call_gives_each_row_its_own_space():
     envs = gym.make_vec("TextGen-v0", num_envs=2)
     assert envs.get_attr("action_space") == (envs.single_action_space,) * 2

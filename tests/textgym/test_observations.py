@@ -36,6 +36,16 @@ def test_the_dict_observation_of_every_state():
     assert all(one in env.observation_space for one in seen)
 
 
+@pytest.mark.parametrize("task", ["sort", "no_repeat"])
+def test_the_parts_of_a_dict_observation_have_the_dtypes_of_their_boxes(task):
+    dtypes = dict(tokens=np.int64, length=np.int64, attention_mask=np.int8, action_mask=np.int8)
+    env = gym.make("TextGen-v0", task=task, observation="dict", on_illegal_action="terminate")
+    for observation in (env.reset(seed=0)[0], env.step(2)[0]):
+        assert {name: value.dtype for name, value in observation.items()} == dtypes
+    envs = gym.make_vec("TextGen-v0", num_envs=2, task=task, observation="dict")
+    assert {name: value.dtype for name, value in envs.reset(seed=0)[0].items()} == dtypes
+
+
 def test_the_action_mask_in_the_observation_is_that_of_the_info():
     env = gym.make("TextGen-v0", task="no_repeat", observation="dict")
     observation, info = env.reset(options={"prompt": "bc"})

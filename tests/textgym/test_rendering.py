@@ -64,6 +64,12 @@ def test_ansi_shows_prompt_and_completion_as_unbroken_text():
     assert "<eos>" not in shown
 
 
+def test_ansi_does_not_break_or_cut_a_long_text():
+    prompt, completion = "The cat " * 50, "sat The " * 70
+    lines = render_ansi(running(completion, 140, prompt=prompt)).split("\n")
+    assert lines[:2] == [f"prompt: {prompt}", f"completion: {completion}"]
+
+
 def test_ansi_shows_no_character_that_a_terminal_would_obey():
     env = gym.make("TextGen-v0", render_mode="ansi", **KEYWORDS)
     env.reset(options={"prompt": "".join(HOSTILE[:1]) + "sat"})

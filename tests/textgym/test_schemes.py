@@ -58,6 +58,22 @@ def test_prefix_delta_pays_from_a_prefix_what_the_whole_episode_pays_from_there(
         assert scores[-1] == SCORE["aba"]
 
 
+def test_a_second_episode_pays_as_the_first():
+    env = make("prefix_delta")
+    for _ in range(2):
+        assert play(env, [0, 1, 0])[0] == [3, -5, 6]
+
+
+def test_scores_of_prefixes_are_paid_and_not_told_before_the_end():
+    env = make("prefix_delta")
+    env.reset()
+    running, ended = ([env.step(action)[4] for action in actions] for actions in ([0, 1], [0]))
+    assert [(info["score"], info["scores"].tolist(), info["scores_valid"].tolist()) for info in running] == [
+        (0.0, [0.0], [False])
+    ] * 2
+    assert (ended[0]["scores"].tolist(), ended[0]["scores_valid"].tolist()) == ([4.0], [True])
+
+
 @pytest.mark.parametrize(("scheme", "scored"), [("terminal", [1, 1]), ("prefix_delta", [2, 2, 1])])
 def test_a_scheme_asks_for_the_scores_that_it_needs(scheme, scored):
     calls = []

@@ -66,6 +66,13 @@ def test_the_horizon_counts_the_tokens_of_the_prefix():
     assert (reward, terminated, info["finish_reason"]) == (3.0, True, 2)
 
 
+def test_every_step_tells_the_tokens_of_the_prompt_and_of_all():
+    env = gym.make("TextGen-v0", reward=noting([]), **KEYWORDS)
+    _, first = env.reset(options={"prompt": "ba", "completion_ids": [2]})
+    infos = [first, *(env.step(action)[4] for action in (1, 0))]
+    assert [(info["prompt_length"], info["length"]) for info in infos] == [(2, 3), (2, 4), (2, 5)]
+
+
 def test_a_prefix_without_a_prompt_follows_a_drawn_one():
     env = gym.make("TextGen-v0", reward=noting([]), **KEYWORDS)
     drawn, _ = env.reset(seed=4)

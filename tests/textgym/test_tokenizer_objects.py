@@ -133,6 +133,12 @@ def test_the_stop_ids_of_an_object_are_its_eos(word_tokenizer, eos, expected):
     assert make_vocabulary(HuggingFace(), [4]).stop_ids == (4,)
 
 
+def test_an_empty_list_takes_the_stop_ids_of_an_object_away(word_tokenizer):
+    hugging_face = wrapped(word_tokenizer)
+    assert make_vocabulary(hugging_face).stop_ids == (2,)
+    assert make_vocabulary(hugging_face, []).stop_ids == ()
+
+
 def test_a_stop_id_of_an_object_outside_its_tokens_is_dropped_with_a_warning(word_tokenizer):
     with pytest.warns(UserWarning, match="stop id 7 of the tokenizer of type Tokenizer is dropped.*0 to 6"):
         assert make_vocabulary(word_tokenizer, [2, 7]).stop_ids == (2,)
