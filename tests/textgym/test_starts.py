@@ -81,6 +81,13 @@ def test_a_prefix_without_a_prompt_follows_a_drawn_one():
     assert observation[: info["length"]].tolist() == [*prompt, 1]
 
 
+def test_a_prefix_follows_a_prompt_of_the_list():
+    observation, info, calls = end({"prompt_index": 1, "completion_ids": [2]}, actions=[3])
+    assert observation.tolist() == [1, 0, 2, 4, 4, 4]
+    assert (info["prompt_length"], info["length"]) == (2, 3)
+    assert calls == [("ba", "ab", [2, 3], "B")]
+
+
 def test_options_leave_the_draws_of_the_generator_alone():
     def draws(options):
         env = gym.make("TextGen-v0", **{**KEYWORDS, "prompts": [{"prompt": "ab" * n} for n in range(4)]}, reward=ones)

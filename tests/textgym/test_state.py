@@ -100,6 +100,52 @@ def test_the_seeds_come_back_too():
     assert [one.bit_generator.state for one in other.np_random] == [one.bit_generator.state for one in env.np_random]
 
 
+def test_the_columns_of_a_running_episode_come_back():
+    keywords = dict(
+        tokenizer=["a", "<eos>"],
+        prompts=["a"],
+        reward=lambda completions, worth: [float(value) for value in worth],
+        max_new_tokens=3,
+    )
+    env, other = (gym.make("TextGen-v0", **keywords).unwrapped for _ in range(2))
+    env.reset(options={"prompt": "a", "columns": {"worth": 7}})
+    env.step(0)
+    other.reset(options={"prompt": "a", "columns": {"worth": 1}})
+    other.set_state(through_a_file(env.get_state()))
+    assert other.step(1)[1] == 7.0
+
+
+@pytest.mark.parametrize("scheme", ["terminal", "prefix_delta"])
+def test_an_ended_row_comes_back_with_all_that_is_told_of_it(scheme):
+    def build():
+        return gym.make_vec("TextGen-v0", num_envs=2, autoreset_mode="Disabled", task="no_repeat", scheme=scheme)
+
+    env, other = build(), build()
+    env.reset(seed=0, options={"prompt": ""})
+    for actions in ([0, 1], [1, 0], [4, 2]):  # "ab" and the stop token; "bac", a dead end
+        env.step(np.array(actions))
+    other.reset(seed=1, options={"prompt": "bc"})
+    other.unwrapped.set_state(through_a_file(env.unwrapped.get_state()))
+    observations, rewards, terminated, _, infos = other.step(np.array([0, 0]))
+    assert_same((observations, rewards, terminated), env.step(np.array([0, 0]))[:3])
+    assert terminated.all() and not rewards.any()
+    assert (infos["score"].tolist(), infos["scores"].tolist()) == ([1 / 3, 2 / 3], [[1 / 3], [2 / 3]])
+    assert (infos["true_score"].tolist(), infos["finish_reason"].tolist()) == ([2 / 3, 1.0], [1, 3])
+    assert infos["scores_valid"].all() and infos["action_mask"].all()
+
+
+def test_a_state_is_drawn_as_the_episode_that_it_was_taken_from():
+    env, other = (
+        gym.make("TextGen-v0", task="sort", scheme="prefix_delta", render_mode="ansi").unwrapped for _ in range(2)
+    )
+    env.reset(options={"prompt": "3120"})
+    env.step(0), env.step(1)
+    other.reset(seed=0)
+    other.set_state(through_a_file(env.get_state()))
+    assert other.render() == env.render() == "prompt: 3120\ncompletion: 01\nrunning, 2 tokens, reward 0.25, score 0"
+    assert other._transition.view(0).episode_return == 0.5
+
+
 def test_columns_travel_as_json():
     env = make("columns").unwrapped
     env.reset(options={"prompt": "ab", "columns": {"answer": "é\0", "hint": [1, {"a": None}, 0.1]}})
