@@ -33,6 +33,19 @@ def test_equal_texts_are_scored_once():
     assert function.asked == [["b", ""], ["abc"]]
 
 
+def test_without_it_equal_texts_are_scored_anew():
+    asked = []
+
+    def score(completions):
+        asked.append(completions)
+        return [float(len(asked))] * len(completions)
+
+    envs = gym.make_vec("TextGen-v0", num_envs=2, tokenizer=["a"], prompts=[""], reward=score, max_new_tokens=1)
+    envs.reset(seed=0)
+    paid = [envs.step(np.array([0, 0]))[1].tolist() for _ in range(3)]  # the second step begins anew
+    assert (asked, paid) == ([["a", "a"]] * 2, [[1.0, 1.0], [0.0, 0.0], [2.0, 2.0]])
+
+
 def test_hits_and_misses_are_counted():
     function = cached(length)
     assert function(completions=["a", "a", "bb"]) == [1.0, 1.0, 2.0]

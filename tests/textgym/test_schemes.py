@@ -170,6 +170,17 @@ def test_a_potential_adds_up_to_minus_that_of_the_start():
         assert sum(paid) == pytest.approx(scores[-1] - PHI[""])
 
 
+def test_each_of_two_potentials_has_its_own_values():
+    scheme = [schemes.Potential(phi), schemes.Potential(lambda completions: [10.0 * len(text) for text in completions])]
+    assert play(make(scheme), [0, 1, 0])[0] == [1.5 + 10, -3 + 10, 4 + 1 - 20]
+
+
+@pytest.mark.parametrize("on_limit", ["terminate", "truncate"])
+def test_the_potential_of_an_end_is_zero_whatever_flag_it_sets(on_limit):
+    paid, _ = play(make(schemes.Potential(phi), on_limit=on_limit), [0, 1, 0])
+    assert paid == [2 - 0.5, -1 - 2, 4 + 1]
+
+
 def test_a_potential_from_a_prefix_begins_there():
     paid, scores = play(make(schemes.Potential(phi)), [1, 0], completion_ids=[0])
     assert paid == [-1 - 2, 4 + 1]
