@@ -48,8 +48,8 @@ class MemoryCase:
         return self.num_envs * self.max_length * 8
 
 
-LARGE = MemoryCase(4096, 128_000, 4096, 100_000, bound=768 * MIB)
-SMALL = MemoryCase(256, 1000, 512, 10_000, bound=48 * MIB)
+LARGE = MemoryCase(4096, 128_000, 4096, 100_000, bound=1024 * MIB)
+SMALL = MemoryCase(256, 1000, 512, 10_000, bound=40 * MIB)
 
 
 class Peaks(NamedTuple):

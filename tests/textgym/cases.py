@@ -63,10 +63,10 @@ def any_prompt(generator: np.random.Generator) -> dict[str, Any]:
 
 
 def no_repeat(prompt: str, completion_ids: Sequence[int], tokens_left: int) -> np.ndarray:
-    """No token twice, and none that the prompt holds; none at all where the horizon leaves a single one."""
+    """No token twice, and none that the prompt holds; none at all once three are written."""
     legal = ~np.isin(np.arange(5), [*completion_ids, *("abcd".index(char) for char in prompt)])
     legal[4] = len(completion_ids) > 1  # the stop token
-    return legal & (tokens_left > 1)
+    return legal & (len(completion_ids) < 3)
 
 
 def make_no_repeat(level: int) -> textgym.Task:

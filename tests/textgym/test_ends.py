@@ -197,3 +197,32 @@ def test_a_constraint_that_returns_something_else(returned, error, words):
 def test_an_own_tokenizer_drops_the_constraint_of_the_task_with_its_ids(keywords):
     env = masked(**keywords)
     assert "action_mask" not in env.reset(seed=0)[1]
+
+
+@pytest.mark.parametrize("horizon", [2, 3, 4, 7])
+def test_a_constraint_knows_the_tokens_that_a_horizon_of_ones_own_leaves(horizon):
+    envs = gym.make_vec(
+        "TextGen-v0", num_envs=40, task="brackets", max_new_tokens=horizon, autoreset_mode="SameStep", text_info=True
+    )
+    rng, written = np.random.default_rng(0), set()
+    _, infos = envs.reset(seed=0)
+    for _ in range(2 * horizon):
+        actions = np.array([rng.choice(np.flatnonzero(mask)) for mask in infos["action_mask"]])
+        *_, infos = envs.step(actions)
+        written |= set(infos.get("final_info", {"completion": []})["completion"]) - {None}
+    assert written
+    for text in written:
+        while "()" in text:
+            text = text.replace("()", "")
+        assert text == ""  # balanced, whatever the horizon
+
+
+def test_a_prefix_that_the_mask_forbids_is_refused():
+    env = masked().unwrapped
+    env.reset(options={"prompt": "a"})
+    before = env.get_state()
+    with pytest.raises(ValueError, match=r"breaks the task's constraint: token 1 at place 1 .* after \[1\]"):
+        env.reset(seed=4, options={"prompt": "a", "completion_ids": [1, 1]})
+    assert {name: array.tolist() for name, array in env.get_state().items()} == {
+        name: array.tolist() for name, array in before.items()
+    }
