@@ -146,6 +146,18 @@ def test_a_state_is_drawn_as_the_episode_that_it_was_taken_from():
     assert other._transition.view(0).episode_return == 0.5
 
 
+def test_a_shared_generator_comes_back_and_is_still_shared():
+    keywords = dict(num_envs=3, task="noisy_verifier", level=2, rng="shared", autoreset_mode="SameStep")
+    env, other = (gym.make_vec("TextGen-v0", **keywords) for _ in range(2))
+    env.reset(seed=6)
+    steps(env, np.random.default_rng(1), 5)
+    other.reset(seed=7)
+    other.unwrapped.set_state(through_a_file(env.unwrapped.get_state()))
+    assert_same(steps(other, np.random.default_rng(2), 20), steps(env, np.random.default_rng(2), 20))
+    assert len({id(generator) for generator in other.unwrapped.np_random}) == 1
+    assert other.unwrapped.np_random_seed == (6, 6, 6)
+
+
 def test_columns_travel_as_json():
     env = make("columns").unwrapped
     env.reset(options={"prompt": "ab", "columns": {"answer": "é\0", "hint": [1, {"a": None}, 0.1]}})
