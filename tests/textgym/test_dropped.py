@@ -65,6 +65,15 @@ def test_an_episode_that_is_dropped_on_its_way_stays_dropped_and_is_not_scored_a
     assert [(reward, info["valid"], info["score"]) for reward, info in results] == [(0.0, False, 0.0)] * 3
 
 
+def test_a_prefix_that_is_refused_drops_the_episode_from_its_start():
+    env = gym.make("TextGen-v0", reward=not_b, on_reward_error="drop", scheme="prefix_delta", **KEYWORDS)
+    with pytest.warns(UserWarning, match=DROPPED):
+        _, info = env.reset(options={"completion_ids": [1]})
+    assert info["valid"] is False
+    _, reward, _, _, info = env.step(2)
+    assert (reward, info["valid"]) == (0.0, False)
+
+
 def test_a_dropped_row_leaves_the_others_alone():
     envs = gym.make_vec("TextGen-v0", num_envs=2, reward=not_b, on_reward_error="drop", **KEYWORDS)
     envs.reset(seed=0)

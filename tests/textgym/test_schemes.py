@@ -181,6 +181,19 @@ def test_the_potential_of_an_end_is_zero_whatever_flag_it_sets(on_limit):
     assert paid == [2 - 0.5, -1 - 2, 4 + 1]
 
 
+def test_a_potential_is_called_as_a_reward_function_is():
+    calls = []
+
+    def worth(prompts, completions, completion_ids, answer, hint):
+        calls.append((prompts, completions, completion_ids, answer, hint))
+        return [0.0] * len(prompts)
+
+    env = make(schemes.Potential(worth))
+    env.reset(options={"prompt": "ab", "columns": {"answer": 3, "hint": None, "unasked": 1}})
+    env.step(0), env.step(2)
+    assert calls == [(["ab"], [""], [[]], [3], [None]), (["ab"], ["a"], [[0]], [3], [None])]
+
+
 def test_a_potential_from_a_prefix_begins_there():
     paid, scores = play(make(schemes.Potential(phi)), [1, 0], completion_ids=[0])
     assert paid == [-1 - 2, 4 + 1]
