@@ -2,12 +2,14 @@
 
 import os
 import time
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
 
 import textgym
+from tests.textgym.cases import make_no_repeat
 from textgym import schemes
 
 KEYWORDS = dict(tokenizer=["a", "b", "<eos>"], prompts=["a"], max_new_tokens=3)
@@ -72,6 +74,22 @@ def test_a_prefix_that_is_refused_drops_the_episode_from_its_start():
     assert info["valid"] is False
     _, reward, _, _, info = env.step(2)
     assert (reward, info["valid"]) == (0.0, False)
+
+
+def test_a_dropped_episode_has_no_true_score():
+    def proxy(completions):
+        return [float("nan")] * len(completions)
+
+    textgym.register_task("proxy", lambda level: replace(make_no_repeat(level), name="proxy", reward=proxy))
+    try:
+        env = gym.make("TextGen-v0", task="proxy", on_reward_error="drop")
+        env.reset(options={"prompt": ""})
+        env.step(0), env.step(1)
+        with pytest.warns(UserWarning, match=DROPPED):
+            *_, info = env.step(4)
+    finally:
+        del textgym.TASKS["proxy"]
+    assert (info["finish_reason"], info["valid"], info["true_score"]) == (1, False, 0.0)
 
 
 def test_a_dropped_row_leaves_the_others_alone():

@@ -83,6 +83,7 @@ def check_scheme():
 
 
 def check_max_new_tokens():
+    assert play([])[1][0][0].shape == (2 + 32,)
     assert [result[2] for result in play([0, 0], max_new_tokens=2)[1][1:]] == [False, True]
 
 

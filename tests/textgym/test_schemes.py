@@ -189,9 +189,9 @@ def test_a_potential_is_called_as_a_reward_function_is():
         return [0.0] * len(prompts)
 
     env = make(schemes.Potential(worth))
-    env.reset(options={"prompt": "ab", "columns": {"answer": 3, "hint": None, "unasked": 1}})
+    env.reset(options={"prompt": "a", "columns": {"answer": 3, "hint": None, "unasked": 1}})
     env.step(0), env.step(2)
-    assert calls == [(["ab"], [""], [[]], [3], [None]), (["ab"], ["a"], [[0]], [3], [None])]
+    assert calls == [(["a"], [""], [[]], [3], [None]), (["a"], ["a"], [[0]], [3], [None])]
 
 
 def test_a_potential_from_a_prefix_begins_there():

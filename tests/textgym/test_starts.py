@@ -66,6 +66,17 @@ def test_the_horizon_counts_the_tokens_of_the_prefix():
     assert (reward, terminated, info["finish_reason"]) == (3.0, True, 2)
 
 
+@pytest.mark.parametrize("vector", [False, True])
+def test_nothing_of_the_episode_before_is_left_behind_the_prompt(vector):
+    keywords = dict(reward=noting([]), **KEYWORDS)
+    env = gym.make_vec("TextGen-v0", num_envs=1, **keywords) if vector else gym.make("TextGen-v0", **keywords)
+    env.reset(options={"prompt": "bab"})
+    for _ in range(3):
+        env.step(np.array([1]) if vector else 1)
+    observation, _ = env.reset(options={"prompt": "b"})
+    assert observation.reshape(-1).tolist() == [1, 4, 4, 4, 4, 4]
+
+
 def test_every_step_tells_the_tokens_of_the_prompt_and_of_all():
     env = gym.make("TextGen-v0", reward=noting([]), **KEYWORDS)
     _, first = env.reset(options={"prompt": "ba", "completion_ids": [2]})
