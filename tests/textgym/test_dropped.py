@@ -128,3 +128,24 @@ def test_the_limits_of_reward_functions_hold_for_potentials():
     isolated = gym.make("TextGen-v0", scheme=schemes.Potential(process), isolate_reward=True, **shaped)
     [(reward, _)] = play(isolated, [2])
     assert reward < 0 and reward != -os.getpid()
+
+
+def test_a_gold_reward_that_fails_is_named_and_dropped_like_any_other(monkeypatch):
+    def gold(completions):
+        raise OSError("no gold today")
+
+    def make_task(level):
+        return replace(make_no_repeat(level), name="no_gold", true_reward=gold)
+
+    monkeypatch.setitem(textgym.TASKS, "no_gold", textgym.TaskFamily("no_gold", make_task))
+    env = gym.make("TextGen-v0", task="no_gold", on_illegal_action="terminate")
+    env.reset(options={"prompt": ""})
+    env.step(0), env.step(1)
+    with pytest.raises(textgym.RewardError, match="true reward function 'gold' raised OSError: no gold today"):
+        env.step(4)
+    env = gym.make("TextGen-v0", task="no_gold", on_illegal_action="terminate", on_reward_error="drop")
+    env.reset(options={"prompt": ""})
+    env.step(0), env.step(1)
+    with pytest.warns(UserWarning, match="no gold today"):
+        *_, info = env.step(4)
+    assert (info["valid"], info["true_score"]) == (False, 0.0)

@@ -75,3 +75,18 @@ def test_a_part_of_the_default_task_is_not_taken_in_silence(keywords, part):
 
 def test_values_that_equal_what_is_done_now_are_accepted():
     gym.make("TextGen-v0", stop=[], prompt_order="random", copy=True, rng="per_env")
+
+
+def test_a_tokenizer_of_the_tasks_symbols_without_its_stop_token_makes_them_unknown():
+    own = textgym.Vocabulary.from_symbols(list(textgym.make_task("addition").tokenizer)).tokenizer
+    assert gym.make("TextGen-v0", task="addition", tokenizer=own).unwrapped.optimum is None
+    assert gym.make("TextGen-v0", task="addition", tokenizer=own, stop_ids=[12]).unwrapped.optimum is None
+    own = textgym.Vocabulary.from_symbols(list(textgym.make_task("sort").tokenizer)).tokenizer
+    assert gym.make("TextGen-v0", task="sort", tokenizer=own).unwrapped.optimum == 1.0
+
+
+def test_a_task_that_was_made_cannot_be_changed_for_others():
+    task = textgym.make_task("memorise")
+    for part in (task.tokenizer, task.prompts):
+        with pytest.raises(AttributeError):
+            part.append("q")

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+import textgym
 from textgym.prompts import MANY_ROWS, load_prompts
 from textgym.vocabulary import Vocabulary
 
@@ -333,3 +334,58 @@ def test_many_prompts_take_little_memory(count):
     # for each row would be 300 more.
     assert kept < count * 200
     assert peak < count * 1000
+
+
+def answered(completions, answer):
+    return [0.0 if one is None else float(one) for one in answer]
+
+
+class Sparse:
+    """More rows than are read at once; every other one has an answer."""
+
+    def __len__(self):
+        return MANY_ROWS + 2
+
+    def __getitem__(self, index):
+        return {"prompt": "a", "answer": 5} if index % 2 else {"prompt": "b"}
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [Sparse(), lambda generator: Sparse()[int(generator.integers(2))], ["b", {"prompt": "a", "answer": 5}]],
+    ids=["lazy", "function", "list"],
+)
+def test_a_column_that_a_row_lacks_is_none_whatever_its_neighbours_have(prompts):
+    keywords = dict(
+        tokenizer=["a", "b", "<eos>"], prompts=prompts, max_prompt_tokens=1, reward=answered, max_new_tokens=1
+    )
+    env, scores = gym.make("TextGen-v0", **keywords), {}
+    for seed in range(12):
+        first = int(env.reset(seed=seed)[0][0])
+        scores[first] = env.step(0)[1]
+    assert scores == {0: 5.0, 1: 0.0}
+    env.reset(options={"prompt": "a"})
+    assert env.step(0)[1] == 0.0
+
+
+def test_a_registered_task_of_a_list_is_checked_when_it_is_made():
+    task = textgym.Task(
+        name="bad_rows",
+        level=1,
+        tokenizer=["a", "b"],
+        prompts=["a", "zz"],
+        max_prompt_tokens=1,
+        max_new_tokens=1,
+        reward=lambda completions: [0.0] * len(completions),
+    )
+    textgym.register_task("bad_rows", lambda level: task)
+    try:
+        with pytest.raises(ValueError, match=r"prompts\[1\].* no token for 'z'"):
+            gym.make("TextGen-v0", task="bad_rows")
+    finally:
+        del textgym.TASKS["bad_rows"]
+
+
+def test_a_task_does_not_take_a_bound_below_its_own_prompts():
+    with pytest.raises(ValueError, match="max_prompt_tokens=4, and task 'addition' has prompts of up to 6 tokens"):
+        gym.make("TextGen-v0", task="addition", level=2, max_prompt_tokens=4)

@@ -160,3 +160,23 @@ def test_what_is_no_list_of_stop_strings(stop, exception, words):
 def test_none_and_an_empty_list_are_no_stop_strings():
     for stop in (None, []):
         assert not gym.make("TextGen-v0", stop=stop).unwrapped.problem.stop
+
+
+def word_pieces() -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece({"a": 0, "##b": 1, "[UNK]": 2}, unk_token="[UNK]"))
+    tokenizer.decoder = decoders.WordPiece(prefix="##")
+    return tokenizer
+
+
+def test_what_the_tail_alone_decodes_to_is_no_stop_string():
+    # A tail that begins inside a word shows the marks of its pieces, the text does not.
+    taken, _, info = play([0, *[1] * 40], tokenizer=word_pieces(), stop=["##"], max_new_tokens=41)
+    assert (taken, info["finish_reason"]) == (41, FinishReason.LIMIT)
+
+
+def test_tokens_without_a_text_hide_no_stop_string():
+    vocabulary = Vocabulary.from_symbols(["x", "E", "N", "D"])
+    vocabulary.decode_batch = lambda rows: ["".join("xEND"[id_] for id_ in ids if id_) for ids in rows]
+    vocabulary.decode = lambda ids: vocabulary.decode_batch([ids])[0]
+    stops = StopStrings(["END"], vocabulary)
+    assert stops.completed([[1, 2, *[0] * 70, 3], [1, 2, *[0] * 70]]) == [True, False]
