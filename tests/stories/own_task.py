@@ -14,7 +14,7 @@ def make(level):
         name="vowels",
         level=level,
         tokenizer=[*"abcdefg", "<eos>"],
-        prompts=["ace", "bee", "dab"] if level == 1 else ["facade", "cabbage", "bedecked"],
+        prompts=["ace", "bee", "dab"] if level == 1 else ["facade", "cabbage", "defaced"],
         max_prompt_tokens=8,
         max_new_tokens=4,
         reward=only_vowels,
