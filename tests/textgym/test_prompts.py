@@ -389,3 +389,33 @@ def test_a_registered_task_of_a_list_is_checked_when_it_is_made():
 def test_a_task_does_not_take_a_bound_below_its_own_prompts():
     with pytest.raises(ValueError, match="max_prompt_tokens=4, and task 'addition' has prompts of up to 6 tokens"):
         gym.make("TextGen-v0", task="addition", level=2, max_prompt_tokens=4)
+
+
+class Sums:
+    """Shaped like a data set of reasoning-gym."""
+
+    def __len__(self):
+        return 5
+
+    def __getitem__(self, index):
+        return {"question": f"{index}+1=", "answer": str(index + 1), "metadata": {"index": index}}
+
+    def score_answer(self, answer, entry):
+        return 1.0 if answer == entry["answer"] else 0.25 * bool(answer)
+
+
+def test_a_data_set_that_scores_its_answers_is_prompts_and_reward_in_one_line():
+    env = gym.make("TextGen-v0", prompts=Sums(), tokenizer=[*"0123456789+=", "<eos>"], max_new_tokens=2)
+    env.reset(options={"prompt_index": 3})
+    env.step(4)
+    assert env.step(12)[1] == 1.0
+    env.reset(options={"prompt_index": 2})
+    assert [env.step(action)[1] for action in (9, 9)] == [0.0, 0.25]
+
+
+def test_the_scoring_of_a_data_set_may_be_given_as_the_reward():
+    data = Sums()
+    keywords = dict(tokenizer=[*"0123456789+=", "<eos>"], max_new_tokens=1)
+    env = gym.make("TextGen-v0", prompts=data, reward={"right": (data.score_answer, 2.0)}, **keywords)
+    env.reset(options={"prompt_index": 0})
+    assert env.step(1)[1] == 2.0

@@ -13,8 +13,10 @@ from textgym import TASKS, Task, TaskFamily, make_task, register_task
 
 @pytest.fixture(autouse=True)
 def table():
-    """The table of tasks as it was."""
+    """The table with the built-in tasks alone; then as it was, with those that other tests and stories registered."""
     before = dict(TASKS)
+    for name in [name for name, family in before.items() if not family.make.__module__.startswith("textgym.")]:
+        del TASKS[name]
     yield
     TASKS.clear()
     TASKS.update(before)

@@ -67,8 +67,10 @@ def test_a_function_that_also_asks_for_completions_or_for_everything_is_batched(
     assert load_reward([of_completions, of_everything])(given).scores.tolist() == [[1.0, 1.0]]
 
 
+@pytest.mark.full  # installing the library takes a C compiler
 def test_a_data_set_of_reasoning_gym_scores_its_own_answers():
-    reasoning_gym = pytest.importorskip("reasoning_gym")
+    import reasoning_gym
+
     data = reasoning_gym.create_dataset("chain_sum", size=3, seed=1)
     given = texts([data[0]["answer"], "no", data[2]["answer"]], entry=[data[row] for row in range(3)])
     expected = [data.score_answer(answer, data[row]) for row, answer in enumerate(given.completions)]
