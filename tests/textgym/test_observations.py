@@ -85,6 +85,14 @@ def test_without_copies_the_observation_is_a_view_that_follows_the_episode(obser
     assert kept.tolist() == [0, 1, 3, 3]
 
 
+def test_a_view_cannot_be_written_through():
+    env = gym.make("TextGen-v0", copy=False, disable_env_checker=True, **KEYWORDS)
+    envs = gym.make_vec("TextGen-v0", num_envs=2, copy=False, observation="dict", **KEYWORDS)
+    for tokens in (env.reset(seed=0)[0], envs.reset(seed=0)[0]["tokens"]):
+        with pytest.raises(ValueError, match="read-only"):
+            tokens[tokens == 3] = 0  # PAD
+
+
 @pytest.mark.parametrize("mode", AutoresetMode, ids=lambda mode: mode.name)
 def test_without_copies_a_vector_environment_walks_the_same_way(mode):
     views, copies = (
