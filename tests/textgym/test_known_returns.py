@@ -73,8 +73,10 @@ def test_a_part_of_the_default_task_is_not_taken_in_silence(keywords, part):
         gym.make("TextGen-v0", **keywords)
 
 
-def test_values_that_equal_what_is_done_now_are_accepted():
-    gym.make("TextGen-v0", stop=[], prompt_order="random", copy=True, rng="per_env")
+def test_the_default_values_given_by_hand_change_nothing():
+    env = gym.make("TextGen-v0", stop=[], prompt_order="random", copy=True, rng="per_env").unwrapped
+    assert (env.optimum, env.uniform) == (1.0, 1 / 8)
+    assert env.reset(seed=1)[0].tolist() == gym.make("TextGen-v0").reset(seed=1)[0].tolist()
 
 
 def test_a_tokenizer_of_the_tasks_symbols_without_its_stop_token_makes_them_unknown():

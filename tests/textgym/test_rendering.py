@@ -438,7 +438,9 @@ def test_any_other_render_mode_is_none_with_a_warning(kind, mode):
 @pytest.mark.filterwarnings("ignore:.*render_mode")
 @pytest.mark.parametrize("make", [gym.make, gym.make_vec])
 def test_gymnasium_makes_an_environment_with_any_render_mode(make):
-    make("TextGen-v0", render_mode="hologram").reset()
+    env = make("TextGen-v0", render_mode="hologram").unwrapped
+    env.reset()
+    assert (env.render_mode, env.render()) == (None, None)
 
 
 @pytest.mark.parametrize("mode", [None, "ansi", "human", "rgb_array"])
