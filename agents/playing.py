@@ -1,8 +1,9 @@
-"""Playing: which environments can be driven, and one episode in each of their rows, as arrays.
+"""Playing: which environments can be driven, and episodes in their rows, as arrays.
 
 Every episode is played to its end. Which prompts are played, and how often, is left to `agents.rollout`.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -29,7 +30,9 @@ class Actor(Protocol):
         """Actions int64 [N] and their log-probs float32 [N] in the states of `observations`, int64 [N, L].
 
         Where the task constrains actions, and only there, the keyword `action_mask` is given too: bool [N, V], True
-        where a token is legal.
+        where a token is legal. An actor that has a method `prefix_cache` gets what it returns as the keyword `cache`,
+        one for all the episodes of a call of `collect`. One with a true attribute `truncation` is asked through a
+        method `choose` with the same arguments, which returns a third array: bool [N, V], what it sampled from.
         """
         ...
 
@@ -74,53 +77,128 @@ def play(
     seed: int | None,
     generator: "torch.Generator | None",
 ) -> dict[str, np.ndarray]:
-    """Play one episode in each of the first n rows to its end.
+    """Play episodes to their ends, as many at a time as there are rows.
 
     Args:
         policy: acts.
         envs: what `rollout_env` returns.
-        starts: reset options with one value an episode, n of them; n is at most the number of rows.
+        starts: reset options with one value an episode, B of them.
         seed: seeds the generators of the rows, which reward functions may draw with; None lets them go on.
         generator: draws the actions; the policy's own without one.
 
     Returns:
-        The arrays of a `Rollout` by name, the steps as wide as the horizon; `action_mask` and `true_score` only where
-        the task has them.
+        The arrays of a `Rollout` by name, the steps as wide as the horizon; `action_mask`, `true_score` and `support`
+        only where there are such things.
     """
-    problem, count = problem_of(envs), len(next(iter(starts.values())))
-    used = np.arange(envs.num_envs) < count
-    # Rows that are not used need a value too; it is not looked at.
-    rows = {name: values + values[:1] * (envs.num_envs - count) for name, values in starts.items()}
-    observations, infos = envs.reset(seed=seed, options={"rows": rows, "reset_mask": used})
-    steps = _empty_steps(problem, count)
+    problem = problem_of(envs)
+    count = len(next(iter(starts.values())))
+    record = _empty_record(problem, count, truncates=bool(getattr(policy, "truncation", False)))
+    rows = _Rows(envs, starts, count, seed)
+    choose = _chooser(policy, problem, generator)
     actions = np.zeros(envs.num_envs, dtype=np.int64)
-    running = np.arange(count)
-    for step in range(problem.max_new_tokens):
-        legal = {} if problem.constraint is None else {"action_mask": infos["action_mask"][running] != 0}
-        actions[running], log_probs = policy.act(tokens_of(observations)[running], generator=generator, **legal)
-        observations, rewards, terminated, truncated, infos = envs.step(actions)
-        taken = {"actions": actions[running], "mask": True, "log_probs": log_probs, "rewards": rewards[running]}
-        for name, values in (taken | legal).items():
-            steps[name][running, step] = values
-        running = running[~(terminated | truncated)[running]]
+    while True:
+        rows.refill()
+        running = np.flatnonzero(rows.running)
         if not len(running):
-            break
-    assert not len(running), "an episode outlived the horizon"
-    names = _REPORTED if problem.true_reward is None else (*_REPORTED, "true_score")
-    ends = {name: infos[name][:count] for name in names}
-    assert (ends["finish_reason"] != FinishReason.RUNNING).all()
-    # A copy: the next episodes may be written over the observations.
-    return {"tokens": tokens_of(observations)[:count].copy(), **ends, **steps}
+            return record
+        episode, step = rows.episode[running], rows.step[running]
+        taken = choose(tokens_of(rows.observations)[running], rows.infos, running)
+        actions[running] = taken["actions"]
+        rewards, ended = rows.play(actions)
+        for name, values in (taken | {"mask": True, "rewards": rewards[running]}).items():
+            record[name][episode, step] = values
+        if ended.any():
+            finished = np.flatnonzero(ended)
+            _keep_ends(record, rows.episode[finished], tokens_of(rows.observations)[finished], rows.infos, finished)
 
 
-def _empty_steps(problem: Problem, count: int) -> dict[str, np.ndarray]:
-    shape = (count, problem.max_new_tokens)
-    steps = {
-        "actions": np.zeros(shape, dtype=np.int64),
-        "mask": np.zeros(shape, dtype=bool),
-        "log_probs": np.zeros(shape, dtype=np.float32),
-        "rewards": np.zeros(shape),
+class _Rows:
+    """The rows of an environment, and which episode each is at."""
+
+    def __init__(self, envs: VectorEnv, starts: dict[str, list[Any]], count: int, seed: int | None) -> None:
+        self.envs, self.starts, self.count, self.seed = envs, starts, count, seed
+        self.started = 0  # episodes so far
+        self.running = np.zeros(envs.num_envs, dtype=bool)
+        self.episode = np.zeros(envs.num_envs, dtype=np.int64)
+        self.step = np.zeros(envs.num_envs, dtype=np.int64)
+        self.observations: Any = None
+        self.infos: dict[str, Any] = {}
+
+    def refill(self) -> None:
+        """Start the next episodes where half the rows or more stand idle: many prompts at once are cheaper to read."""
+        idle = np.flatnonzero(~self.running)
+        if self.started == self.count or 2 * len(idle) < self.envs.num_envs:
+            return
+        used = idle[: self.count - self.started]
+        episodes = self.started + np.arange(len(used))
+        # Rows that are not reset need a value too; it is not looked at.
+        place = np.full(self.envs.num_envs, episodes[0])
+        place[used] = episodes
+        options = {name: [values[index] for index in place] for name, values in self.starts.items()}
+        mask = np.isin(np.arange(self.envs.num_envs), used)
+        self.observations, self.infos = self.envs.reset(seed=self.seed, options={"rows": options, "reset_mask": mask})
+        self.seed = None  # the rows' generators go on
+        self.running[used], self.episode[used], self.step[used] = True, episodes, 0
+        self.started += len(used)
+
+    def play(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One step; the rewards of all rows, float64 [N], and the rows whose episode ended, bool [N]."""
+        self.observations, rewards, terminated, truncated, self.infos = self.envs.step(actions)
+        ended = self.running & (terminated | truncated)
+        self.step[self.running] += 1
+        self.running &= ~ended
+        return rewards, ended
+
+
+def _chooser(
+    policy: Any, problem: Problem, generator: "torch.Generator | None"
+) -> Callable[[np.ndarray, dict[str, Any], np.ndarray], dict[str, np.ndarray]]:
+    """What asks the policy, and returns by name what a rollout keeps of its answer."""
+    fixed: dict[str, Any] = {"generator": generator}
+    if hasattr(policy, "prefix_cache"):
+        fixed["cache"] = policy.prefix_cache()
+    truncates = bool(getattr(policy, "truncation", False))
+
+    def choose(histories: np.ndarray, infos: dict[str, Any], rows: np.ndarray) -> dict[str, np.ndarray]:
+        legal = {} if problem.constraint is None else {"action_mask": infos["action_mask"][rows] != 0}
+        if not truncates:
+            actions, log_probs = policy.act(histories, **fixed, **legal)
+            return {"actions": actions, "log_probs": log_probs, **legal}
+        actions, log_probs, support = policy.choose(histories, **fixed, **legal)
+        return {"actions": actions, "log_probs": log_probs, "support": np.packbits(support, axis=-1), **legal}
+
+    return choose
+
+
+def _keep_ends(
+    record: dict[str, np.ndarray], episodes: np.ndarray, tokens: np.ndarray, infos: dict[str, Any], rows: np.ndarray
+) -> None:
+    assert (infos["finish_reason"][rows] != FinishReason.RUNNING).all()
+    record["tokens"][episodes] = tokens
+    for name in record.keys() & {*_REPORTED, "true_score"}:
+        record[name][episodes] = infos[name][rows]
+
+
+def _empty_record(problem: Problem, count: int, truncates: bool) -> dict[str, np.ndarray]:
+    steps, functions, size = (count, problem.max_new_tokens), len(problem.reward.names), problem.vocabulary.size
+    record = {
+        "tokens": np.full((count, problem.max_length), problem.vocabulary.pad_id, dtype=np.int64),
+        "actions": np.zeros(steps, dtype=np.int64),
+        "mask": np.zeros(steps, dtype=bool),
+        "log_probs": np.zeros(steps, dtype=np.float32),
+        "rewards": np.zeros(steps),
+        "prompt_length": np.zeros(count, dtype=np.int64),
+        "length": np.zeros(count, dtype=np.int64),
+        "score": np.zeros(count),
+        "scores": np.zeros((count, functions)),
+        "scores_valid": np.zeros((count, functions), dtype=bool),
+        "valid": np.zeros(count, dtype=bool),
+        "finish_reason": np.zeros(count, dtype=np.int64),
     }
     if problem.constraint is not None:
-        steps["action_mask"] = np.ones((*shape, problem.vocabulary.size), dtype=bool)
-    return steps
+        record["action_mask"] = np.ones((*steps, size), dtype=bool)
+    if problem.true_reward is not None:
+        record["true_score"] = np.zeros(count)
+    if truncates:
+        record["support"] = np.full((*steps, -(-size // 8)), 255, dtype=np.uint8)
+    return record

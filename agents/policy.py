@@ -1,32 +1,42 @@
 """TransformerPolicy: a causal language model as π_θ(a_t | s_t) = P_θ(x_t | x_<t).
 
-The state is a token history as the environment shows it; the policy is stateless to its caller. Does not know episodes,
-rewards or gradients. Every call runs the whole history through the model; nothing is cached between calls.
+The state is a token history as the environment shows it. To its caller the policy is stateless: the prefix cache behind
+`act` changes what a call costs, not what it says. Does not know episodes, rewards or advantages.
 """
 
-import inspect
 import json
-import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, GenerationConfig, GPT2Config, GPT2LMHeadModel, PreTrainedModel
+from transformers import PreTrainedModel
 
-from agents.observations import action_mask_of, tokens_of
+from agents.attention import cacheable_length
+from agents.models import bos_id_of, load_model, logits_at, max_length_of, read_json, save_model
+from agents.observations import action_mask_of, checked_mask, histories_of, tokens_of
+from agents.prefix_cache import PrefixCache
 from agents.rollout import Rollout
-from agents.sampling import TokenDistribution
+from agents.sampling import NO_TRUNCATION, TokenDistribution, Truncation
+from agents.small_model import make_small_model
+from agents.value_head import ValueHead, logits_and_features_at
 from textgym.problem import Problem
 from textgym.vocabulary import Vocabulary
 
-_HEAD_SIZE = 32
-_MAX_POSITIONS = 1024  # of a small policy, where no environment asks for more
-# Wide enough that a small untrained model tells positions and tokens apart from the first update on.
-_INITIALIZER_RANGE = 0.1
 _SETTINGS_FILE = "textgym.json"
+_SAVED = ("temperature", "top_k", "top_p", "min_p", "value_head")  # beside the size and the BOS
+_UNKNOWN = -1
+_Reader = Callable[[PreTrainedModel, Tensor, Tensor], tuple[Tensor, ...]]
+
+
+class Choice(NamedTuple):
+    """What a policy has chosen in N states."""
+
+    actions: np.ndarray  # int64 [N]
+    log_probs: np.ndarray  # float32 [N], log π(a | s)
+    support: np.ndarray | None  # bool [N, V], True where a token could be sampled; None where nothing was cut off
 
 
 class TransformerPolicy(nn.Module):
@@ -41,6 +51,11 @@ class TransformerPolicy(nn.Module):
         bos_id: the token that an empty history is fed as; None refuses empty histories.
         temperature: logits are divided by it, in sampling and in scoring.
         seed: of the generator that `act` draws with when it gets none.
+        top_k: see `agents.sampling.Truncation`, as for `top_p` and `min_p`; a rollout stores what was left to sample
+            from, and its episodes are scored within it.
+        top_p: see `top_k`.
+        min_p: see `top_k`.
+        value_head: whether the model gets a linear head for the value of a state, V(s).
     """
 
     def __init__(
@@ -51,6 +66,11 @@ class TransformerPolicy(nn.Module):
         bos_id: int | None = None,
         temperature: float = 1.0,
         seed: int = 0,
+        *,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        min_p: float | None = None,
+        value_head: bool = False,
     ) -> None:
         super().__init__()
         rows = model.get_input_embeddings().weight.shape[0]
@@ -61,9 +81,11 @@ class TransformerPolicy(nn.Module):
         if bos_id is not None and not 0 <= bos_id < rows:
             raise ValueError(f"bos_id={bos_id}; the model has embeddings 0 to {rows - 1}")
         self.model, self.size, self.vocabulary, self.bos_id = model, size, vocabulary, bos_id
-        self.temperature = temperature
+        self.temperature, self.truncation = temperature, Truncation(top_k, top_p, min_p)
+        self.value_head = ValueHead(model) if value_head else None
         self.generator = torch.Generator(device="cpu").manual_seed(seed)
-        self._keeps_logits = "logits_to_keep" in inspect.signature(model.forward).parameters
+        self._cache = PrefixCache(model, checksum=True)  # of callers that bring none
+        self._cacheable_length: int | None = _UNKNOWN
         self.eval()
 
     @classmethod
@@ -74,6 +96,7 @@ class TransformerPolicy(nn.Module):
         num_layers: int = 2,
         temperature: float = 1.0,
         seed: int = 0,
+        **settings: Any,
     ) -> Self:
         """A small untrained GPT-2-architecture policy for an environment, or for V tokens.
 
@@ -87,32 +110,15 @@ class TransformerPolicy(nn.Module):
             num_layers: transformer blocks.
             temperature: see the class.
             seed: of the initial weights and of the policy's own generator; the global generator stays as it is.
+            settings: further arguments of the class, by keyword.
 
         >>> TransformerPolicy.small(5).size
         5
         """
         vocabulary, size, max_length = _shape_of(env_or_vocabulary_size)
-        if d_model < 1 or (d_model > _HEAD_SIZE and d_model % _HEAD_SIZE):
-            raise ValueError(f"d_model={d_model}; give a multiple of {_HEAD_SIZE}, or a number below it")
-        stop_ids = list(vocabulary.stop_ids) if vocabulary else []
-        config = GPT2Config(
-            vocab_size=size + 1,
-            n_embd=d_model,
-            n_layer=num_layers,
-            n_head=max(1, d_model // _HEAD_SIZE),
-            n_positions=max(_MAX_POSITIONS, max_length),
-            initializer_range=_INITIALIZER_RANGE,
-            resid_pdrop=0.0,
-            embd_pdrop=0.0,
-            attn_pdrop=0.0,
-            bos_token_id=size,
-            eos_token_id=stop_ids or None,
-            pad_token_id=None,
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model = GPT2LMHeadModel(config)
-        return cls(model, size, vocabulary, bos_id=size, temperature=temperature, seed=seed)
+        stop_ids = vocabulary.stop_ids if vocabulary else ()
+        model = make_small_model(size, d_model, num_layers, max_length, stop_ids, seed)
+        return cls(model, size, vocabulary, bos_id=size, temperature=temperature, seed=seed, **settings)
 
     @classmethod
     def from_pretrained(
@@ -122,6 +128,8 @@ class TransformerPolicy(nn.Module):
         temperature: float | None = None,
         seed: int = 0,
         dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        **settings: Any,
     ) -> Self:
         """The policy of a Hugging Face folder, or of a folder that `save_pretrained` wrote.
 
@@ -131,21 +139,31 @@ class TransformerPolicy(nn.Module):
             temperature: instead of the saved one; 1 where none was saved.
             seed: of the policy's own generator.
             dtype: of the weights, whatever they were saved in.
+            device: where the model runs.
+            settings: further arguments of the class, by keyword, instead of the saved ones.
 
         Raises:
             FileNotFoundError, ValueError: no model there, or a tokenizer that does not fit it.
+
+        Warns:
+            UserWarning: the model cannot be run with a prefix cache, or not past some length.
         """
         folder = Path(folder)
-        check_model_folder(folder)
-        settings = _read_settings(folder)
+        model = load_model(folder, dtype)
+        saved = _read_settings(folder)
         if vocabulary is None and (folder / "tokenizer.json").is_file():
             vocabulary = Vocabulary.from_path(folder)
-        model = _load_model(folder, dtype)
-        size = vocabulary.size if vocabulary else int(settings.get("size", model.config.get_text_config().vocab_size))
-        if temperature is None:
-            temperature = float(settings.get("temperature", 1.0))
-        bos_id = settings["bos_id"] if "bos_id" in settings else _bos_id(model)
-        return cls(model, size, vocabulary, bos_id, temperature, seed)
+        size = vocabulary.size if vocabulary else int(saved.get("size", model.config.get_text_config().vocab_size))
+        if temperature is not None:
+            settings["temperature"] = temperature
+        settings = {name: saved[name] for name in _SAVED if name in saved} | settings
+        bos_id = saved["bos_id"] if "bos_id" in saved else bos_id_of(model)
+        policy = cls(model, size, vocabulary, bos_id, seed=seed, **settings)
+        if policy.value_head is not None and saved.get("value_head"):
+            policy.value_head.load(folder)
+        policy.to(device)
+        policy._cacheable()
+        return policy
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write a folder that `AutoModelForCausalLM` and, with a vocabulary, `AutoTokenizer` open."""
@@ -153,19 +171,30 @@ class TransformerPolicy(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         if self.vocabulary is not None:
             self.model.generation_config.eos_token_id = list(self.vocabulary.stop_ids) or None
-        _save_model(self.model, folder)
+        save_model(self.model, folder)
         if self.vocabulary is not None:
             self.vocabulary.save(folder)
-        settings = {"size": self.size, "temperature": self.temperature, "bos_id": self.bos_id}
+        if self.value_head is not None:
+            self.value_head.save(folder)
+        truncation = self.truncation
+        settings = {
+            "size": self.size,
+            "bos_id": self.bos_id,
+            "temperature": self.temperature,
+            "top_k": truncation.top_k,
+            "top_p": truncation.top_p,
+            "min_p": truncation.min_p,
+            "value_head": self.value_head is not None,
+        }
         (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
-    @torch.no_grad()
     def act(
         self,
         observations: Any,
         generator: torch.Generator | None = None,
         deterministic: bool = False,
         action_mask: np.ndarray | None = None,
+        cache: PrefixCache | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Choose the next token in each state.
 
@@ -175,6 +204,8 @@ class TransformerPolicy(nn.Module):
             generator: draws the tokens; the policy's own seeded one by default.
             deterministic: take the most probable token instead.
             action_mask: bool or 0/1 [N, V], True where a token is legal; by default that of dict observations.
+            cache: what `prefix_cache` makes; its owner clears it when the weights change. Without one, the policy uses
+                one of its own, for which it looks at all weights in every call.
 
         Returns:
             actions int64 [N] and their log π(a | s), float32 [N].
@@ -182,43 +213,84 @@ class TransformerPolicy(nn.Module):
         Raises:
             ValueError: observations of another shape or with ids outside 0..V, or an empty history without a BOS.
         """
+        choice = self.choose(observations, generator, deterministic, action_mask, cache)
+        return choice.actions, choice.log_probs
+
+    @torch.no_grad()
+    def choose(
+        self,
+        observations: Any,
+        generator: torch.Generator | None = None,
+        deterministic: bool = False,
+        action_mask: np.ndarray | None = None,
+        cache: PrefixCache | None = None,
+    ) -> Choice:
+        """As `act`, with the support that the tokens were sampled from."""
         if np.shape(tokens_of(observations))[:1] == (0,):
-            return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32)
-        distribution = self.distribution(observations, action_mask)
+            return Choice(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float32), None)
+        distribution = self.distribution(observations, action_mask, cache or self._cache)
         actions = distribution.mode() if deterministic else distribution.sample(generator or self.generator)
         log_probs = distribution.log_prob(actions)
-        return actions.cpu().numpy(), log_probs.float().cpu().numpy()
+        support = distribution.support.cpu().numpy() if self.truncation and distribution.support is not None else None
+        return Choice(actions.cpu().numpy(), log_probs.float().cpu().numpy(), support)
 
-    def distribution(self, observations: Any, action_mask: np.ndarray | None = None) -> TokenDistribution:
-        """π(· | s) in each state; see `act` for the arguments."""
-        histories = self._checked(tokens_of(observations))
+    def distribution(
+        self, observations: Any, action_mask: np.ndarray | None = None, cache: PrefixCache | None = None
+    ) -> TokenDistribution:
+        """π(· | s) in each state; see `act` for the arguments. It carries a gradient where there is no cache."""
+        histories = histories_of(observations, self.size)
         if action_mask is None:
             action_mask = action_mask_of(observations)
-        lengths = (histories != self.size).sum(dim=1)
-        logits = self._logits(histories, lengths[:, None] - 1)[:, 0]
-        mask = None if action_mask is None else self._checked_mask(action_mask, (len(histories), self.size))
-        return TokenDistribution(logits, self.size, self.temperature, mask)
+        lengths = (histories != self.size).sum(axis=1)
+        most = self._cacheable()
+        if cache is None or (most is not None and lengths.max() > most):
+            logits = self._logits(histories, lengths[:, None] - 1)[:, 0]
+        else:
+            logits = self._cached_logits(histories, lengths, cache)
+        mask = None if action_mask is None else self._to_device(checked_mask(action_mask, (len(histories), self.size)))
+        return TokenDistribution(logits, self.size, self.temperature, mask, self.truncation)
+
+    def prefix_cache(self) -> PrefixCache:
+        """A cache for `act`, to be cleared by its owner when the weights change."""
+        return PrefixCache(self.model)
 
     def action_distribution(self, rollout: Rollout) -> TokenDistribution:
-        """π(· | s_t) at every step of B episodes, [B, T], under the action masks that they were played with.
+        """π(· | s_t) at every step of B episodes, [B, T], within the action masks or the support of the sampling.
 
         What it says where `rollout.mask` is False means nothing.
         """
-        steps = torch.arange(rollout.mask.shape[1])
-        start = torch.as_tensor(rollout.prompt_length)[:, None] - 1
-        last = torch.as_tensor(rollout.length)[:, None] - 2  # the last action is predicted from the token before it
-        positions = torch.minimum(start + steps, last)
-        mask = None
-        if rollout.action_mask is not None:
-            mask = self._checked_mask(rollout.action_mask, (*rollout.mask.shape, self.size))
-        logits = self._logits(self._checked(rollout.tokens), positions)
-        return TokenDistribution(logits, self.size, self.temperature, mask)
+        logits = self._logits(histories_of(rollout.tokens, self.size), _positions(rollout))
+        return self._action_distribution(rollout, logits)
 
     def log_probs(self, rollout: Rollout) -> Tensor:
         """Log π_θ(a_t | s_t) of the sampled tokens, [B, T], with gradient; 0 where not mask."""
         mask = torch.as_tensor(rollout.mask)
         log_probs = self.action_distribution(rollout).log_prob(self._to_device(rollout.actions))
         return log_probs.masked_fill(~mask.to(log_probs.device), 0.0)
+
+    def values(self, states: Any) -> Tensor:
+        """V(s) of the value head, with gradient.
+
+        Args:
+            states: a rollout, or observations as `act` takes them.
+
+        Returns:
+            Of a rollout [B, T], the value of the state before each action, 0 where not mask; of observations [N].
+
+        Raises:
+            ValueError: there is no value head.
+        """
+        if isinstance(states, Rollout):
+            return self.action_distribution_and_values(states)[1]
+        histories = histories_of(states, self.size)
+        lengths = (histories != self.size).sum(axis=1)
+        return self._logits_and_values(histories, lengths[:, None] - 1)[1][:, 0]
+
+    def action_distribution_and_values(self, rollout: Rollout) -> tuple[TokenDistribution, Tensor]:
+        """`action_distribution` and `values` of a rollout, from one pass through the model."""
+        logits, values = self._logits_and_values(histories_of(rollout.tokens, self.size), _positions(rollout))
+        values = values.masked_fill(~self._to_device(rollout.mask), 0.0)
+        return self._action_distribution(rollout, logits), values
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: dropout would make the scored distribution another than the sampled one."""
@@ -232,71 +304,80 @@ class TransformerPolicy(nn.Module):
     @property
     def max_length(self) -> int | None:
         """Tokens of the longest history that the model was made for, or None where it sets no limit."""
-        return getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return max_length_of(self.model)
+
+    def _cacheable(self) -> int | None:
+        """Tokens of the longest history that a prefix cache is right for; None where there is no limit."""
+        if self._cacheable_length == _UNKNOWN:
+            self._cacheable_length = cacheable_length(self.model)
+        return self._cacheable_length
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, device=self.device)
 
-    def _checked(self, observations: np.ndarray) -> Tensor:
-        array = np.asarray(observations)
-        if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(f"observations are {array.dtype} {array.shape}; give integers of shape [N, L]")
-        if array.size and (array.min() < 0 or array.max() > self.size):
-            raise ValueError(
-                f"observations hold ids from {array.min()} to {array.max()}; this policy has tokens 0 to "
-                f"{self.size - 1} and PAD = {self.size}: make the policy for this environment's vocabulary"
-            )
-        padding = array == self.size
-        if (padding[:, :-1] & ~padding[:, 1:]).any():
-            raise ValueError(f"observations hold PAD = {self.size} before a token; histories are padded on the right")
-        return self._to_device(array.astype(np.int64))
+    def _action_distribution(self, rollout: Rollout, logits: Tensor) -> TokenDistribution:
+        # The support holds the action mask; cut off anew, it would be another after an update.
+        legal = rollout.action_mask if rollout.support is None else rollout.unpacked_support()
+        mask = None if legal is None else self._to_device(checked_mask(legal, (*rollout.mask.shape, self.size)))
+        truncation = self.truncation if rollout.support is None else NO_TRUNCATION
+        return TokenDistribution(logits, self.size, self.temperature, mask, truncation)
 
-    def _checked_mask(self, action_mask: np.ndarray, shape: tuple[int, ...]) -> Tensor:
-        mask = np.asarray(action_mask, dtype=bool)
-        if mask.shape != shape:
-            raise ValueError(f"action_mask has the shape {mask.shape}; give {shape}, one value a state and token")
-        return self._to_device(mask)
+    def _logits_and_values(self, histories: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
+        if self.value_head is None:
+            raise ValueError("the policy has no value head; make it with value_head=True")
+        logits, features = self._run(histories, positions, logits_and_features_at)
+        return logits, self.value_head(features)
 
-    def _logits(self, histories: Tensor, positions: Tensor) -> Tensor:
-        """Next-token logits after the token at each position.
+    def _cached_logits(self, histories: np.ndarray, lengths: np.ndarray, cache: PrefixCache) -> Tensor:
+        """Next-token logits after each history, [N, V'], without gradient."""
+        tokens = histories[:, : max(1, int(lengths.max()))].copy()
+        empty = lengths == 0
+        if empty.any():
+            tokens[empty, 0] = self._checked_bos()
+        self._check_length(tokens.shape[1])
+        return cache.logits(tokens, np.maximum(lengths, 1))
+
+    def _logits(self, histories: np.ndarray, positions: np.ndarray) -> Tensor:
+        [logits] = self._run(histories, positions, lambda *inputs: (logits_at(*inputs),))
+        return logits
+
+    def _run(self, histories: np.ndarray, positions: np.ndarray, read: _Reader) -> tuple[Tensor, ...]:
+        """What the model says of the token after each position.
 
         Padding stands on the right and attention is causal, so no token sees it and no attention mask is needed.
 
         Args:
             histories: int64 [B, L], PAD on the right.
             positions: int64 [B, K], the last token of each history; -1 for the empty one.
-
-        Returns:
-            [B, K, V'].
+            read: from the model, tokens int64 [B, T] and places int64 [B, K] to tensors [B, K, ...].
         """
-        positions = positions.to(self.device)
-        empty = positions < 0
-        places = positions.clamp(min=0)
+        empty, places = self._to_device(positions < 0), np.maximum(positions, 0)
         tokens = histories[:, : int(places.max()) + 1]
-        if self.max_length is not None and tokens.shape[1] > self.max_length:
-            raise ValueError(f"a history has {tokens.shape[1]} tokens, more than the {self.max_length} of the model")
-        logits = self._model_logits(tokens.masked_fill(tokens == self.size, 0), places)
+        self._check_length(tokens.shape[1])
+        tokens = np.where(tokens == self.size, 0, tokens)
+        outputs = read(self.model, self._to_device(tokens), self._to_device(places))
         if not empty.any():
-            return logits
+            return outputs
+        alone = torch.full((1, 1), self._checked_bos(), device=self.device)
+        first = read(self.model, alone, torch.zeros_like(alone))
+        return tuple(torch.where(empty[:, :, None], *pair) for pair in zip(first, outputs, strict=True))
+
+    def _checked_bos(self) -> int:
         if self.bos_id is None:
             raise ValueError(
                 "a history is empty and the model has no BOS token; give it a prompt of at least one token"
             )
-        first = self._model_logits(places.new_full((1, 1), self.bos_id), places.new_zeros(1, 1))
-        return torch.where(empty[:, :, None], first, logits)
+        return self.bos_id
 
-    def _model_logits(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Logits [B, K, V'] of token ids [B, T] at positions int64 [B, K]."""
-        if self._keeps_logits:  # the other positions are not projected on the vocabulary at all
-            return self.model(input_ids=tokens, use_cache=False, logits_to_keep=positions).logits
-        logits = self.model(input_ids=tokens, use_cache=False).logits
-        return torch.take_along_dim(logits, positions[:, :, None], dim=1)
+    def _check_length(self, length: int) -> None:
+        if self.max_length is not None and length > self.max_length:
+            raise ValueError(f"a history has {length} tokens, more than the {self.max_length} of the model")
 
 
-def check_model_folder(folder: Path) -> None:
-    """Raise FileNotFoundError where a folder holds no model."""
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"model {str(folder)!r}: there is no file {str(folder / 'config.json')!r}")
+def _positions(rollout: Rollout) -> np.ndarray:
+    """Where the token stands that each action follows, int64 [B, T]; -1 where the history is empty."""
+    start, last = rollout.prompt_length[:, None] - 1, rollout.length[:, None] - 2
+    return np.minimum(start + np.arange(rollout.mask.shape[1]), last)
 
 
 def _shape_of(env_or_vocabulary_size: Any) -> tuple[Vocabulary | None, int, int]:
@@ -312,56 +393,6 @@ def _shape_of(env_or_vocabulary_size: Any) -> tuple[Vocabulary | None, int, int]
     return problem.vocabulary, problem.vocabulary.size, problem.max_length
 
 
-def _load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    name = f"model {str(folder)!r}"
-    try:
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            dtype=dtype,
-            output_loading_info=True,
-        )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        if "auto_map" in _read_json(folder / "config.json"):
-            raise ValueError(f"{name} needs code of its own (auto_map), which is never run") from error
-        raise ValueError(f"{name} does not load as a causal language model: {error}") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise ValueError(f"{name} lacks the weights {', '.join(missing[:5])} ({len(missing)} in all); save it again")
-    return model
-
-
-def _save_model(model: PreTrainedModel, folder: Path) -> None:
-    # Sampling settings that a model came with are not the policy's, and contradictory ones refuse to be saved.
-    own = model.generation_config
-    model.generation_config = GenerationConfig(
-        bos_token_id=own.bos_token_id, eos_token_id=own.eos_token_id, pad_token_id=own.pad_token_id
-    )
-    model.save_pretrained(folder)
-    umask = os.umask(0)
-    os.umask(umask)
-    for file in folder.glob("*.safetensors"):
-        file.chmod(0o666 & ~umask)  # safetensors makes its files readable by their owner alone
-
-
-def _bos_id(model: PreTrainedModel) -> int | None:
-    rows = model.get_input_embeddings().weight.shape[0]
-    bos_id = model.config.get_text_config().bos_token_id
-    return bos_id if isinstance(bos_id, int) and 0 <= bos_id < rows else None
-
-
 def _read_settings(folder: Path) -> dict[str, Any]:
     file = folder / _SETTINGS_FILE
-    return _read_json(file) if file.is_file() else {}
-
-
-def _read_json(file: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{str(file)!r} does not load: {error}") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{str(file)!r} holds no JSON object")
-    return content
+    return read_json(file) if file.is_file() else {}

@@ -16,7 +16,7 @@ from textgym.vocabulary import Vocabulary
 if TYPE_CHECKING:  # names of the table of algorithms are checked before torch is loaded
     import torch
 
-_PER_STEP = ("actions", "mask", "log_probs", "rewards", "action_mask")  # the arrays [B, T, ...]
+_PER_STEP = ("actions", "mask", "log_probs", "rewards", "action_mask", "support")  # the arrays [B, T, ...]
 
 
 class Step(NamedTuple):
@@ -52,6 +52,7 @@ class Rollout(NamedTuple):
     vocabulary: Vocabulary
     action_mask: np.ndarray | None = None  # bool [B, T, V], True where a token was legal and where not mask; None: all
     true_score: np.ndarray | None = None  # float64 [B], where the task has a hidden gold reward
+    support: np.ndarray | None = None  # uint8 [B, T, ⌈V / 8⌉], see `unpacked_support`; None where nothing was cut off
 
     @property
     def returns(self) -> np.ndarray:
@@ -72,6 +73,14 @@ class Rollout(NamedTuple):
         return self._replace(
             **{name: value[:, : cut[name]] if name in cut else value for name, value in arrays.items()}
         )
+
+    def unpacked_support(self) -> np.ndarray:
+        """What each token was sampled from, bool [B, T, V]; True where a token was neither illegal nor cut off.
+
+        It is kept as bits; where not mask it is True.
+        """
+        assert self.support is not None
+        return np.unpackbits(self.support, axis=-1, count=self.vocabulary.size).astype(bool)
 
     def without_dropped(self) -> "Rollout":
         """The episodes that were not dropped; groups may have shrunk, and there may be none left."""
@@ -118,8 +127,9 @@ def collect(
     """Play exactly `episodes` episodes, in groups that share a prompt.
 
     Args:
-        policy: acts.
-        envs: see `rollout_env`; any number of rows.
+        policy: acts. One with a `prefix_cache` gets a fresh one for these episodes.
+        envs: see `rollout_env`; any number of rows. Where there are fewer rows than episodes, a row whose episode has
+            ended takes another as soon as half the rows have.
         episodes: B, a multiple of the group size.
         generator: draws the prompts, each with the same probability, or is what draws them where they come from a
             function; then, where a reward function draws, the seed of the rows' generators.
@@ -142,17 +152,12 @@ def collect(
     starts = {name: [value for value in values for _ in range(group_size)] for name, values in chosen.items()}
     # A draw of its own: with one prompt, or prompts in order, nothing else moves the generator on.
     seed = int(generator.integers(2**62)) if problem.draws else None
-    waves = []
-    for first in range(0, episodes, envs.num_envs):
-        wave = {name: values[first : first + envs.num_envs] for name, values in starts.items()}
-        waves.append(play(policy, envs, wave, seed, action_generator))
-        seed = None  # the rows' generators go on
-    joined = {name: np.concatenate([wave[name] for wave in waves]) for name in waves[0]}
-    steps = int((joined["length"] - joined["prompt_length"]).max())
-    for name in joined.keys() & set(_PER_STEP):
-        joined[name] = joined[name][:, :steps]
+    arrays = play(policy, envs, starts, seed, action_generator)
+    steps = int((arrays["length"] - arrays["prompt_length"]).max())
+    for name in arrays.keys() & set(_PER_STEP):
+        arrays[name] = arrays[name][:, :steps]
     return Rollout(
-        **joined, group=np.repeat(np.arange(episodes // group_size), group_size), vocabulary=problem.vocabulary
+        **arrays, group=np.repeat(np.arange(episodes // group_size), group_size), vocabulary=problem.vocabulary
     )
 
 

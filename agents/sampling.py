@@ -1,45 +1,121 @@
 """TokenDistribution: the one distribution that samples the next token and scores it.
 
-Temperature and action mask are part of the policy, so they are applied here and nowhere else: what is sampled is what
-is scored. Does not run the model.
+Temperature, action mask and truncation are part of the policy, so they are applied here and nowhere else: what is
+sampled is what is scored. Does not run the model.
 """
+
+import operator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 
+@dataclass(frozen=True)
+class Truncation:
+    """Which tokens stay when improbable ones are cut off; each part works on what the one before it left.
+
+    What is cut off depends on the weights, so that a token sampled once may be cut off after an update: whoever learns
+    stores the support that it sampled from and scores within it.
+
+    Attributes:
+        top_k: the k most probable tokens, and those as probable as the last of them (Fan et al., 1805.04833).
+        top_p: the least number of most probable tokens whose probability reaches p (Holtzman et al., 1904.09751).
+        min_p: tokens at least p times as probable as the most probable one (Nguyen et al., 2407.01082).
+
+    Raises:
+        TypeError, ValueError: a top_k below 1, a top_p outside (0, 1], a min_p outside [0, 1].
+    """
+
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_k is not None and (isinstance(self.top_k, bool) or operator.index(self.top_k) < 1):
+            raise ValueError(f"top_k={self.top_k}; give an integer of at least 1, or None for all tokens")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError(f"top_p={self.top_p}; give a number above 0 and up to 1")
+        if self.min_p is not None and not 0 <= self.min_p <= 1:
+            raise ValueError(f"min_p={self.min_p}; give a number from 0 to 1")
+
+    def __bool__(self) -> bool:
+        """Whether anything can be cut off."""
+        return self.top_k is not None or self.top_p not in (None, 1) or bool(self.min_p)
+
+    def support(self, logits: Tensor) -> Tensor:
+        """Bool [..., V], True where a token stays; the most probable one always does.
+
+        Args:
+            logits: [..., V], -inf where a token is illegal.
+        """
+        kept = logits
+        if self.top_k is not None:
+            least = kept.topk(min(self.top_k, kept.shape[-1]), dim=-1).values[..., -1:]
+            kept = kept.masked_fill(kept < least, float("-inf"))
+        if self.top_p is not None and self.top_p < 1:
+            ascending, order = kept.sort(dim=-1)
+            up_to = ascending.softmax(dim=-1).cumsum(dim=-1)
+            cut = up_to <= 1 - self.top_p
+            cut[..., -1] = False
+            kept = kept.masked_fill(torch.zeros_like(cut).scatter(-1, order, cut), float("-inf"))
+        if self.min_p:
+            probs = kept.softmax(dim=-1)
+            kept = kept.masked_fill(probs < self.min_p * probs.amax(dim=-1, keepdim=True), float("-inf"))
+        return kept > float("-inf")
+
+
+NO_TRUNCATION = Truncation()
+
+
 class TokenDistribution:
-    """π(a | s) over V tokens, from logits.
+    """π(a | s) over V tokens, from logits: divided by the temperature, masked, then truncated.
 
     Args:
         logits: [..., V'] with V' ≥ V; ids ≥ V (models pad their embeddings) lie outside the distribution.
         size: V.
         temperature: logits are divided by it.
-        action_mask: bool [..., V], True where a token is legal; None where all are.
+        action_mask: bool [..., V], True where a token is legal; None where all are. The support that a rollout stored
+            is given here too, and nothing is truncated then.
+        truncation: which of the legal tokens are cut off.
 
     Attributes:
-        log_probs: [..., V] log π(a | s); -inf where a token is illegal.
+        log_probs: [..., V] log π(a | s); -inf where a token is illegal or cut off.
+        support: bool [..., V], True where a token can be sampled; None where all can.
 
     Raises:
         ValueError: a temperature that is not positive, fewer logits than tokens, or a state without a legal token.
     """
 
-    def __init__(self, logits: Tensor, size: int, temperature: float = 1.0, action_mask: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        logits: Tensor,
+        size: int,
+        temperature: float = 1.0,
+        action_mask: Tensor | None = None,
+        truncation: Truncation = NO_TRUNCATION,
+    ) -> None:
         if not temperature > 0:
             raise ValueError(f"temperature={temperature}; give a number above 0, or act deterministically")
         if logits.shape[-1] < size:
             raise ValueError(f"{logits.shape[-1]} logits for {size} tokens; the model needs an output for every token")
         # Half precision would round the log-probs that ratios are made of.
         logits = logits[..., :size].to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-        self.action_mask = action_mask
+        self.support = action_mask
         if action_mask is not None:
             if not action_mask.any(dim=-1).all():
                 raise ValueError("action_mask leaves a state without a legal token; every row needs a True")
             logits = logits.masked_fill(~action_mask, float("-inf"))
+        if truncation:
+            self.support = truncation.support(logits.detach())
+            logits = logits.masked_fill(~self.support, float("-inf"))
         self.log_probs = torch.log_softmax(logits, dim=-1)
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         """Draw one token for each state, int64 [...].
+
+        Args:
+            generator: on any device; the probabilities are brought to it.
 
         Raises:
             FloatingPointError: the probabilities are not finite.
@@ -48,8 +124,11 @@ class TokenDistribution:
             raise FloatingPointError(
                 "the policy's probabilities are not finite: its weights have diverged; lower the learning rate"
             )
-        flat = self.log_probs.exp().reshape(-1, self.log_probs.shape[-1])
-        return torch.multinomial(flat, 1, generator=generator).reshape(self.log_probs.shape[:-1])
+        probs = self.log_probs.exp().reshape(-1, self.log_probs.shape[-1])
+        if generator is not None:
+            probs = probs.to(generator.device)
+        drawn = torch.multinomial(probs, 1, generator=generator).to(self.log_probs.device)
+        return drawn.reshape(self.log_probs.shape[:-1])
 
     def mode(self) -> Tensor:
         """The most probable token of each state, int64 [...]."""
@@ -60,9 +139,9 @@ class TokenDistribution:
         return self.log_probs.gather(-1, actions.unsqueeze(-1)).squeeze(-1)
 
     def entropy(self) -> Tensor:
-        """H(π(· | s)) in nats, shape [...]; illegal tokens add 0, to the gradient too."""
+        """H(π(· | s)) in nats, shape [...]; tokens outside the support add 0, to the gradient too."""
         terms = self.log_probs.exp() * self.log_probs
-        if self.action_mask is not None:
+        if self.support is not None:
             # The mask goes on before the product: -inf · 0 is NaN, and so would be its gradient.
-            terms = self.log_probs.exp() * self.log_probs.masked_fill(~self.action_mask, 0.0)
+            terms = self.log_probs.exp() * self.log_probs.masked_fill(~self.support, 0.0)
         return -terms.sum(dim=-1)

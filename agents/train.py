@@ -16,7 +16,8 @@ from transformers.utils.logging import disable_progress_bar
 from agents.defaults import default_episodes, default_timesteps
 from agents.display import Display, known, samples, say
 from agents.learner import Callback, PolicyGradient, Update
-from agents.policy import TransformerPolicy, check_model_folder
+from agents.models import check_model_folder
+from agents.policy import TransformerPolicy
 from agents.rollout import collect
 from agents.run_folder import RunFolder, check_run_dir, choose_run_dir
 from agents.settings import TrainSettings
