@@ -3,7 +3,6 @@
 Nothing is downloaded, no code of a folder is run, and no pickle is read.
 """
 
-import functools
 import inspect
 import json
 import os
@@ -93,15 +92,12 @@ def logits_at(model: PreTrainedModel, tokens: Tensor, places: Tensor, **inputs: 
         [B, K, V'].
     """
     inputs.setdefault("use_cache", False)
-    if _keeps_logits(type(model)):  # the other places are not projected on the vocabulary at all
+    if (
+        "logits_to_keep" in inspect.signature(model.forward).parameters
+    ):  # the other places are not projected on the vocabulary at all
         return model(input_ids=tokens, logits_to_keep=places, **inputs).logits
     logits = model(input_ids=tokens, **inputs).logits
     return torch.take_along_dim(logits, places[:, :, None], dim=1)
-
-
-@functools.cache
-def _keeps_logits(kind: Any) -> bool:
-    return "logits_to_keep" in inspect.signature(kind.forward).parameters
 
 
 def read_json(file: Path) -> dict[str, Any]:

@@ -118,7 +118,9 @@ class TransformerPolicy(nn.Module):
         vocabulary, size, max_length = _shape_of(env_or_vocabulary_size)
         stop_ids = vocabulary.stop_ids if vocabulary else ()
         model = make_small_model(size, d_model, num_layers, max_length, stop_ids, seed)
-        return cls(model, size, vocabulary, bos_id=size, temperature=temperature, seed=seed, **settings)
+        policy = cls(model, size, vocabulary, bos_id=size, temperature=temperature, seed=seed, **settings)
+        policy._cacheable_length = None  # it attends to everything
+        return policy
 
     @classmethod
     def from_pretrained(
