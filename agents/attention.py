@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from agents.models import max_length_of
+from agents.models import logits_at, max_length_of
 from agents.prefix_cache import PrefixCache
 
-_SHORT = 8  # tokens of the comparison where nothing says that layers have a window
+_SHORT = 8  # tokens of the comparison where nothing says that layers have a window, and past one
+_ROWS, _STEPS = 3, 3  # histories that are compared, and tokens that they grow by
 _LONGEST_WINDOW = 1024  # that is looked past; for a longer one it would take minutes
 _MATTERS = 1e-3  # probability of the tokens that are compared
 TOLERANCE = {torch.float64: 1e-6, torch.float32: 1e-3}  # nats
@@ -61,27 +62,31 @@ def agrees(model: PreTrainedModel, length: int) -> bool:
 
 
 def cache_difference(model: PreTrainedModel, length: int) -> float:
-    """Largest difference, in nats, of the cached from the plain log-probs of a random history's tokens.
+    """Largest difference, in nats, of the cached from the plain log-probs of random histories.
 
     Args:
         model: the language model.
-        length: tokens of the history; its last ones are fed one by one, those before together.
+        length: tokens of the longest of a few histories, which grow up to there and change places on the way: a model
+            that keeps a state of its own mixes them up.
 
     Returns:
         Over all tokens with a probability of at least .001; infinity where the model cannot be cached at all.
     """
-    rows = model.get_input_embeddings().weight.shape[0]
-    tokens = np.random.default_rng(0).integers(rows, size=(1, length))
-    lengths = range(max(1, length - _SHORT // 2), length + 1)
-    cache = PrefixCache(model)
-    try:
-        cached = torch.cat([cache.logits(tokens, np.array([one])) for one in lengths])
-    except Exception:  # a model of another kind may fail in any way
-        return float("inf")
+    size = model.get_input_embeddings().weight.shape[0]
+    tokens = np.random.default_rng(0).integers(size, size=(_ROWS, length))
+    lengths = np.maximum(1, length - np.arange(_STEPS, -1, -1) - np.arange(_ROWS)[:, None])  # [rows, steps]
+    cache, cached = PrefixCache(model), []
+    for step in range(lengths.shape[1]):
+        order = np.roll(np.arange(_ROWS), step)
+        try:
+            cached.append(cache.logits(tokens[order], lengths[order, step])[np.argsort(order)])
+        except Exception:  # a model of another kind may fail in any way
+            return float("inf")
     with torch.no_grad():
-        plain = model(input_ids=torch.as_tensor(tokens, device=model.device), use_cache=False).logits[0]
-    expected = plain[lengths.start - 1 :].float().log_softmax(dim=-1)
-    difference = (cached.float().log_softmax(dim=-1) - expected).abs()
+        inputs, places = (torch.as_tensor(array, device=model.device) for array in (tokens, lengths - 1))
+        rows = [logits_at(model, inputs[row : row + 1], places[row : row + 1]) for row in range(_ROWS)]
+    expected = torch.cat(rows).float().log_softmax(dim=-1)
+    difference = (torch.stack(cached, dim=1).float().log_softmax(dim=-1) - expected).abs()
     return float(difference[expected.exp() >= _MATTERS].max())
 
 

@@ -65,12 +65,12 @@ class KeyValues(Cache):
             self.num_rows = max(num_rows, self.num_rows)
             if length > self.length:  # by half at least, so that all growth together copies a few times the whole
                 self.length = -(-max(length, self.length + self.length // 2) // _BLOCK) * _BLOCK
-            for layer in self.layers:
+            for layer in self._kept():
                 layer.grow()
 
     def copy_rows(self, source: Tensor, target: Tensor, length: int) -> None:
         """Copy the first positions of some rows, int64 [n], to others."""
-        for layer in self.layers:
+        for layer in self._kept():
             layer.keys[target, :, :length] = layer.keys[source, :, :length]
             layer.values[target, :, :length] = layer.values[source, :, :length]
 
@@ -81,6 +81,9 @@ class KeyValues(Cache):
         while len(self.layers) <= layer_idx:
             self.layers.append(_Layer(self))
         return self.layers[layer_idx].update(key_states, value_states)
+
+    def _kept(self) -> "list[_Layer]":
+        return [layer for layer in self.layers if layer.is_initialized]  # of some models not every layer keeps any
 
     def _mask(self, model: PreTrainedModel) -> Tensor:
         """[b, 1, q, seen]: a token sees its own row up to itself."""
