@@ -18,6 +18,8 @@ from torch import Tensor
 
 from agents.algorithms import Algorithm, make_algorithm
 from agents.defaults import default_learning_rate
+from agents.full_precision import FullPrecision
+from agents.lora import is_lora
 from agents.losses import entropy_bonus, policy_gradient_loss
 from agents.metrics import rollout_metrics
 from agents.observations import action_mask_of, tokens_of
@@ -28,6 +30,7 @@ from textgym.vocabulary import Vocabulary
 
 _SETTINGS_FILE = "learner.json"
 _STATE_FILE = "learner.safetensors"
+_LORA_FOLDER = "lora"  # base and adapters, which the merged weights of policy/ cannot be taken apart into
 
 
 class Update(NamedTuple):
@@ -105,7 +108,8 @@ class PolicyGradient:
         _check_length(policy, self.envs.unwrapped.problem.max_length)  # type: ignore[attr-defined]
         if policy.vocabulary is None:
             policy.vocabulary = vocabulary  # saved beside the weights
-        self.optimizer = torch.optim.Adam(policy.parameters(), lr=self.settings["learning_rate"])
+        self.weights = FullPrecision(policy.parameters())
+        self.optimizer = torch.optim.Adam(self.weights.parameters, lr=self.settings["learning_rate"])
         self.prompt_generator = np.random.default_rng(seed)
         self.action_generator = torch.Generator(device="cpu").manual_seed(self.settings["seed"])
         self.num_timesteps = self.num_updates = 0
@@ -124,6 +128,7 @@ class PolicyGradient:
             advantages = self._advantages(rollout)  # A(s_t, a_t)
             gradient = self.accumulate_gradient(rollout, advantages)  # -Σ_t A ∇ log π_θ(a_t | s_t)
             self.optimizer.step()  # θ ← θ + α ∇J; nothing where there is no gradient
+            self.weights.write_back()
             self.num_timesteps += rollout.num_tokens
             self.num_updates += 1
             metrics |= gradient | {"num_tokens": self.num_timesteps}
@@ -148,16 +153,17 @@ class PolicyGradient:
         Raises:
             FloatingPointError: the gradient is not finite; the weights are as they were.
         """
-        self.optimizer.zero_grad(set_to_none=True)
+        self.weights.zero_grad()
         loss = entropy = 0.0
         kept, advantages = rollout.without_dropped(), advantages[rollout.valid]
         for rows in microbatches(kept, self.settings["tokens_per_microbatch"]):
             part = kept.select(rows)
             part_loss, part_entropy = self._loss(part, advantages[rows][:, : part.mask.shape[1]], kept)
             part_loss.backward()  # ∇_θ
+            self.weights.take_gradients()
             loss += float(part_loss.detach())
             entropy += float(part_entropy.detach())
-        norm = float(torch.nn.utils.clip_grad_norm_(self.policy.parameters(), self.settings["max_grad_norm"]))
+        norm = float(torch.nn.utils.clip_grad_norm_(self.weights.parameters, self.settings["max_grad_norm"]))
         if not np.isfinite(norm):
             raise FloatingPointError(
                 f"the gradient's norm is {norm} at update {self.num_updates + 1}; nothing was changed. Lower the "
@@ -204,14 +210,18 @@ class PolicyGradient:
         """Write policy, optimizer, generators and settings to a folder; `load` continues from it exactly."""
         folder = Path(folder)
         self.policy.save_pretrained(folder / "policy")
+        if is_lora(self.policy.model):
+            self.policy.save_pretrained(folder / _LORA_FOLDER, merge_adapters=False)
         tensors = {"action_generator": self.action_generator.get_state()}
         tensors["policy_generator"] = self.policy.generator.get_state()
         for index, moments in self.optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in moments.items()}
+        tensors |= {f"weights.{name}": value for name, value in self.weights.state().items()}
         save_file(tensors, folder / _STATE_FILE)
         content = {
             "algorithm": self.algorithm.name,
-            "dtype": str(next(self.policy.parameters()).dtype).removeprefix("torch."),
+            "dtype": str(self.policy.model.dtype).removeprefix("torch."),
+            "gradient_checkpointing": self.policy.gradient_checkpointing,
             "settings": self.settings,
             "num_timesteps": self.num_timesteps,
             "num_updates": self.num_updates,
@@ -220,19 +230,30 @@ class PolicyGradient:
         (folder / _SETTINGS_FILE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: str | Path, envs: VectorEnv, algorithm: str | Algorithm | None = None) -> Self:
+    def load(
+        cls,
+        folder: str | Path,
+        envs: VectorEnv,
+        algorithm: str | Algorithm | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Self:
         """The learner that `save` wrote, over an environment like the one it was trained on.
 
         Args:
             folder: what `save` wrote.
             envs: see the class.
             algorithm: needed where a row of one's own was used; the saved name by default.
+            device: where the model runs.
         """
         folder = Path(folder)
         if not (folder / _SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"learner {str(folder)!r}: there is no file {str(folder / _SETTINGS_FILE)!r}")
         content = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
-        policy = TransformerPolicy.from_pretrained(folder / "policy", dtype=getattr(torch, content["dtype"]))
+        name = _LORA_FOLDER if (folder / _LORA_FOLDER).is_dir() else "policy"
+        dtype = getattr(torch, content["dtype"])
+        policy = TransformerPolicy.from_pretrained(
+            folder / name, dtype=dtype, device=device, gradient_checkpointing=content["gradient_checkpointing"]
+        )
         learner = cls(policy, envs, algorithm or content["algorithm"], **content["settings"])
         try:
             tensors = load_file(folder / _STATE_FILE)
@@ -242,9 +263,10 @@ class PolicyGradient:
         policy.generator.set_state(tensors.pop("policy_generator"))
         learner.prompt_generator.bit_generator.state = content["prompt_generator"]
         learner.num_timesteps, learner.num_updates = content["num_timesteps"], content["num_updates"]
+        learner.weights.load_state(_of("weights", tensors))
         state = learner.optimizer.state_dict()
-        for name, value in tensors.items():
-            _, index, moment = name.split(".")
+        for name, value in _of("optimizer", tensors).items():
+            index, moment = name.split(".")
             state["state"].setdefault(int(index), {})[moment] = value
         learner.optimizer.load_state_dict(state)
         return learner
@@ -289,6 +311,11 @@ class PolicyGradient:
         bonus = entropy_bonus(distribution.entropy(), mask, whole.num_tokens)
         loss = policy_gradient_loss(log_probs, weights, mask, len(whole.mask))
         return loss - self.settings["entropy_coef"] * bonus, bonus
+
+
+def _of(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a part, by the names that it gave them."""
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
 
 
 def microbatches(rollout: Rollout, max_tokens: int) -> Iterator[np.ndarray]:

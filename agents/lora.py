@@ -5,7 +5,7 @@ switched off it is the model that it was before. Files are `agents.lora_files`' 
 """
 
 import operator
-from collections.abc import Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -92,16 +92,12 @@ def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
     Returns:
         By the plain model's names and in its dtypes; in half precision the sums are rounded to that.
     """
-    layers = dict(lora_layers(model))
-    merged = {}
-    for name, value in model.state_dict().items():
-        place = next((place for place in layers if name.startswith(f"{place}.")), None)
-        if place is None:
-            merged[name] = value
-        elif name.startswith(f"{place}.base_layer."):
-            parameter = name.removeprefix(f"{place}.base_layer.")
-            merged[f"{place}.{parameter}"] = _with_adapters(value, layers[place]) if parameter == "weight" else value
-    return merged
+    return _plain_state_dict(model, _with_adapters)
+
+
+def base_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
+    """The weights of the model before `add_lora`, its own tensors, by their names then."""
+    return _plain_state_dict(model, lambda weight, layer: weight)
 
 
 def lora_layers(model: PreTrainedModel) -> Iterator[tuple[str, Any]]:
@@ -139,6 +135,19 @@ def checked_rank(rank: Any) -> int:
     if rank < 1:
         raise ValueError(f"rank={shown(rank)}; give an integer of at least 1")
     return operator.index(rank)
+
+
+def _plain_state_dict(model: PreTrainedModel, weigh: Callable[[Tensor, Any], Tensor]) -> dict[str, Tensor]:
+    layers = dict(lora_layers(model))
+    plain = {}
+    for name, value in model.state_dict().items():
+        place = next((place for place in layers if name.startswith(f"{place}.")), None)
+        if place is None:
+            plain[name] = value
+        elif name.startswith(f"{place}.base_layer."):
+            parameter = name.removeprefix(f"{place}.base_layer.")
+            plain[f"{place}.{parameter}"] = weigh(value, layers[place]) if parameter == "weight" else value
+    return plain
 
 
 def _with_adapters(weight: Tensor, layer: Any) -> Tensor:

@@ -14,7 +14,8 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from agents.lora import ADAPTER, checked_rank, inject_lora, is_lora, merged_state_dict
+from agents.lora import ADAPTER, base_state_dict, checked_rank, inject_lora, is_lora, merged_state_dict
+from agents.models import save_model
 from textgym.escape import escape, shown, told
 
 _CONFIG_FILE = "adapter_config.json"
@@ -50,11 +51,12 @@ def save_merged(model: PreTrainedModel, folder: str | Path) -> None:
             f"{str(folder)!r} holds {_CONFIG_FILE}, whose adapters transformers would add to the merged weights; "
             "give another folder"
         )
-    with torch.device("meta"):  # no memory and no random draws: every weight is put in below
-        plain = type(model)(copy.deepcopy(model.config))
-    plain.load_state_dict(merged_state_dict(model), assign=True)
-    plain.generation_config = model.generation_config
-    plain.save_pretrained(folder)
+    _save_plain(model, merged_state_dict(model), folder)
+
+
+def save_base(model: PreTrainedModel, folder: str | Path) -> None:
+    """Write the plain model as it was before the adapters; with what `save_adapter` writes it makes the model again."""
+    _save_plain(model, base_state_dict(model), Path(folder))
 
 
 def save_adapter(model: PreTrainedModel, folder: str | Path) -> None:
@@ -115,6 +117,14 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
         for name, tensor in own.items():
             tensor.copy_(tensors[name])
     return model
+
+
+def _save_plain(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path) -> None:
+    with torch.device("meta"):  # no memory and no random draws: every weight is put in below
+        plain = type(model)(copy.deepcopy(model.config))
+    plain.load_state_dict(weights, assign=True)
+    plain.generation_config = model.generation_config
+    save_model(plain, folder)
 
 
 def _tensors(model: PreTrainedModel) -> dict[str, Tensor]:

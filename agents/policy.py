@@ -15,9 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agents.attention import cacheable_length
+from agents.lora import adapter_off, add_lora, is_lora
+from agents.lora_files import load_adapter, save_adapter, save_base, save_merged
 from agents.models import bos_id_of, load_model, logits_at, max_length_of, read_json, save_model
 from agents.observations import action_mask_of, checked_mask, histories_of, tokens_of
 from agents.prefix_cache import PrefixCache
+from agents.recompute import recompute_activations
 from agents.rollout import Rollout
 from agents.sampling import NO_TRUNCATION, TokenDistribution, Truncation
 from agents.small_model import make_small_model
@@ -26,6 +29,7 @@ from textgym.problem import Problem
 from textgym.vocabulary import Vocabulary
 
 _SETTINGS_FILE = "textgym.json"
+_ADAPTER_FOLDER = "adapter"  # adapters that lie beside the base
 _SAVED = ("temperature", "top_k", "top_p", "min_p", "value_head")  # beside the size and the BOS
 _UNKNOWN = -1
 _Reader = Callable[[PreTrainedModel, Tensor, Tensor], tuple[Tensor, ...]]
@@ -56,6 +60,9 @@ class TransformerPolicy(nn.Module):
         top_p: see `top_k`.
         min_p: see `top_k`.
         value_head: whether the model gets a linear head for the value of a state, V(s).
+        lora_rank: freeze the model and train adapters of this rank alone (`agents.lora`); without them, it is the
+            reference.
+        gradient_checkpointing: keep the input of each block alone, and compute the rest again for the gradient.
     """
 
     def __init__(
@@ -71,6 +78,8 @@ class TransformerPolicy(nn.Module):
         top_p: float | None = None,
         min_p: float | None = None,
         value_head: bool = False,
+        lora_rank: int | None = None,
+        gradient_checkpointing: bool = False,
     ) -> None:
         super().__init__()
         rows = model.get_input_embeddings().weight.shape[0]
@@ -80,11 +89,17 @@ class TransformerPolicy(nn.Module):
             )
         if bos_id is not None and not 0 <= bos_id < rows:
             raise ValueError(f"bos_id={bos_id}; the model has embeddings 0 to {rows - 1}")
+        if lora_rank is not None:
+            add_lora(model, lora_rank, seed)
+        if gradient_checkpointing:
+            recompute_activations(model)
         self.model, self.size, self.vocabulary, self.bos_id = model, size, vocabulary, bos_id
+        self.gradient_checkpointing = gradient_checkpointing
         self.temperature, self.truncation = temperature, Truncation(top_k, top_p, min_p)
         self.value_head = ValueHead(model) if value_head else None
         self.generator = torch.Generator(device="cpu").manual_seed(seed)
         self._cache = PrefixCache(model, checksum=True)  # of callers that bring none
+        self._reference_cache = PrefixCache(model, checksum=True)
         self._cacheable_length: int | None = _UNKNOWN
         self.eval()
 
@@ -152,6 +167,8 @@ class TransformerPolicy(nn.Module):
         """
         folder = Path(folder)
         model = load_model(folder, dtype)
+        if (folder / _ADAPTER_FOLDER).is_dir():
+            load_adapter(model, folder / _ADAPTER_FOLDER)
         saved = _read_settings(folder)
         if vocabulary is None and (folder / "tokenizer.json").is_file():
             vocabulary = Vocabulary.from_path(folder)
@@ -167,13 +184,19 @@ class TransformerPolicy(nn.Module):
         policy._cacheable()
         return policy
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write a folder that `AutoModelForCausalLM` and, with a vocabulary, `AutoTokenizer` open."""
+    def save_pretrained(self, folder: str | Path, merge_adapters: bool = True) -> None:
+        """Write a folder that `AutoModelForCausalLM` and, with a vocabulary, `AutoTokenizer` open.
+
+        Args:
+            folder: made where it does not exist.
+            merge_adapters: whether the adapters of LoRA are added to the weights. Otherwise the weights are those of
+                the reference, and the adapters lie beside them in `adapter/`, where `from_pretrained` finds them.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         if self.vocabulary is not None:
             self.model.generation_config.eos_token_id = list(self.vocabulary.stop_ids) or None
-        save_model(self.model, folder)
+        self._save_model(folder, merge_adapters)
         if self.vocabulary is not None:
             self.vocabulary.save(folder)
         if self.value_head is not None:
@@ -189,6 +212,15 @@ class TransformerPolicy(nn.Module):
             "value_head": self.value_head is not None,
         }
         (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+
+    def _save_model(self, folder: Path, merge_adapters: bool) -> None:
+        if not is_lora(self.model):
+            save_model(self.model, folder)
+        elif merge_adapters:
+            save_merged(self.model, folder)
+        else:
+            save_base(self.model, folder)
+            save_adapter(self.model, folder / _ADAPTER_FOLDER)
 
     def act(
         self,
@@ -243,12 +275,7 @@ class TransformerPolicy(nn.Module):
         histories = histories_of(observations, self.size)
         if action_mask is None:
             action_mask = action_mask_of(observations)
-        lengths = (histories != self.size).sum(axis=1)
-        most = self._cacheable()
-        if cache is None or (most is not None and lengths.max() > most):
-            logits = self._logits(histories, lengths[:, None] - 1)[:, 0]
-        else:
-            logits = self._cached_logits(histories, lengths, cache)
+        logits = self._next_logits(histories, cache)
         mask = None if action_mask is None else self._to_device(checked_mask(action_mask, (len(histories), self.size)))
         return TokenDistribution(logits, self.size, self.temperature, mask, self.truncation)
 
@@ -269,6 +296,32 @@ class TransformerPolicy(nn.Module):
         mask = torch.as_tensor(rollout.mask)
         log_probs = self.action_distribution(rollout).log_prob(self._to_device(rollout.actions))
         return log_probs.masked_fill(~mask.to(log_probs.device), 0.0)
+
+    def reference_log_probs(self, rollout: Rollout) -> Tensor:
+        """As `log_probs`, of the model without its adapters, and without gradient.
+
+        Raises:
+            ValueError: the model has no adapters.
+        """
+        with adapter_off(self.model), torch.no_grad():
+            return self.log_probs(rollout)
+
+    def reference_log_prob(self, observations: Any, actions: np.ndarray) -> np.ndarray:
+        """Log π_ref(a | s) of the model without its adapters, float64 [N]: what `textgym.schemes.Reference` asks for.
+
+        Neither masks nor truncation play a part: a token that the policy cannot choose now has a price too.
+
+        Args:
+            observations: as `act` takes them.
+            actions: int64 [N].
+
+        Raises:
+            ValueError: the model has no adapters.
+        """
+        with adapter_off(self.model), torch.no_grad():
+            logits = self._next_logits(histories_of(observations, self.size), self._reference_cache)
+            distribution = TokenDistribution(logits, self.size, self.temperature)
+            return distribution.log_prob(self._to_device(np.asarray(actions))).double().cpu().numpy()
 
     def values(self, states: Any) -> Tensor:
         """V(s) of the value head, with gradient.
@@ -330,8 +383,12 @@ class TransformerPolicy(nn.Module):
         logits, features = self._run(histories, positions, logits_and_features_at)
         return logits, self.value_head(features)
 
-    def _cached_logits(self, histories: np.ndarray, lengths: np.ndarray, cache: PrefixCache) -> Tensor:
-        """Next-token logits after each history, [N, V'], without gradient."""
+    def _next_logits(self, histories: np.ndarray, cache: PrefixCache | None) -> Tensor:
+        """Next-token logits after each history, [N, V']; without gradient where a cache is of use."""
+        lengths = (histories != self.size).sum(axis=1)
+        most = self._cacheable() if cache is not None else 0
+        if cache is None or (most is not None and lengths.max() > most):
+            return self._logits(histories, lengths[:, None] - 1)[:, 0]
         tokens = histories[:, : max(1, int(lengths.max()))].copy()
         empty = lengths == 0
         if empty.any():

@@ -115,7 +115,7 @@ class TokenDistribution:
         """Draw one token for each state, int64 [...].
 
         Args:
-            generator: on any device; the probabilities are brought to it.
+            generator: on any device.
 
         Raises:
             FloatingPointError: the probabilities are not finite.
@@ -125,9 +125,10 @@ class TokenDistribution:
                 "the policy's probabilities are not finite: its weights have diverged; lower the learning rate"
             )
         probs = self.log_probs.exp().reshape(-1, self.log_probs.shape[-1])
-        if generator is not None:
-            probs = probs.to(generator.device)
-        drawn = torch.multinomial(probs, 1, generator=generator).to(self.log_probs.device)
+        if generator is None or generator.device == probs.device:
+            drawn = torch.multinomial(probs, 1, generator=generator)
+        else:
+            drawn = inverse_cdf(probs, torch.rand(len(probs), 1, generator=generator, device=generator.device))
         return drawn.reshape(self.log_probs.shape[:-1])
 
     def mode(self) -> Tensor:
@@ -145,3 +146,18 @@ class TokenDistribution:
             # The mask goes on before the product: -inf · 0 is NaN, and so would be its gradient.
             terms = self.log_probs.exp() * self.log_probs.masked_fill(~self.support, 0.0)
         return -terms.sum(dim=-1)
+
+
+def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
+    """The tokens at which cumulative probabilities pass given numbers: draws, with a generator of another device.
+
+    Args:
+        probs: [N, V]; a token of probability 0 is never returned.
+        uniform: [N, 1] in [0, 1), on any device.
+
+    Returns:
+        int64 [N, 1].
+    """
+    cumulative = probs.double().cumsum(dim=-1)
+    reached = uniform.to(probs.device).double() * cumulative[:, -1:]
+    return torch.searchsorted(cumulative, reached, right=True)
