@@ -67,6 +67,18 @@ class Case:
             array[row, : len(history)] = history
         return array
 
+    def walk(self, histories: list[list[int]], width: int = 24, deterministic: bool = False) -> list[list[int]]:
+        """The histories, each longer by the token that `act` took, checked against the plain model."""
+        observations = self.observations(histories, width)
+        before = observations.copy()
+        actions, log_probs = self.policy.act(observations, deterministic=deterministic)
+        tables = self.tables(histories)
+        np.testing.assert_allclose(log_probs, tables[np.arange(len(histories)), actions], atol=CLOSE)
+        if deterministic:
+            assert actions.tolist() == tables.argmax(axis=1).tolist()
+        np.testing.assert_array_equal(observations, before)
+        return [[*history, int(action)] for history, action in zip(histories, actions, strict=True)]
+
     def envs(self, num_envs: int = 3, **keywords: Any) -> VectorEnv:
         own = dict(tokenizer=str(self.folder), prompts=PROMPTS, prompt_order="sequential", max_new_tokens=HORIZON)
         return gym.make_vec("TextGen-v0", num_envs=num_envs, **(own | dict(reward=text_length) | keywords))
@@ -150,27 +162,8 @@ def padded(rollout: Rollout, more: int) -> Rollout:
     return rollout._replace(tokens=wide(rollout.tokens, rollout.vocabulary.pad_id), **columns)
 
 
-class Walk:
-    """Calls of `act`, one after the other, each checked against the plain model."""
-
-    def __init__(self, case: Case) -> None:
-        self.case = case
-
-    def __call__(self, histories: list[list[int]], width: int = 24, deterministic: bool = False) -> list[list[int]]:
-        """The histories, each longer by the token that was taken."""
-        observations = self.case.observations(histories, width)
-        before = observations.copy()
-        actions, log_probs = self.case.policy.act(observations, deterministic=deterministic)
-        tables = self.case.tables(histories)
-        np.testing.assert_allclose(log_probs, tables[np.arange(len(histories)), actions], atol=CLOSE)
-        if deterministic:
-            assert actions.tolist() == tables.argmax(axis=1).tolist()
-        np.testing.assert_array_equal(observations, before)
-        return [[*history, int(action)] for history, action in zip(histories, actions, strict=True)]
-
-
 def test_act_along_histories_that_grow_and_change(case):
-    walk = Walk(case)
+    walk = case.walk
     starts = case.histories(1, 4, WINDOW, 2)
     rows = walk(walk(walk(starts)), deterministic=True)
     rows = walk([rows[0], rows[2], rows[3]])  # one ended
@@ -180,8 +173,8 @@ def test_act_along_histories_that_grow_and_change(case):
     case.policy.log_probs(case.rollout)  # an update in between
     rows = walk([rows[0], starts[1], rows[2], *starts[:1] * 2, rows[5]])  # new episodes beside running ones
     rows = walk([rows[0], rows[1][:-1], rows[2][:-3], rows[3], rows[4][:1], rows[5]])  # taken back
-    changed = [*rows[0][:2], (rows[0][2] + 1) % case.size, *rows[0][3:]]
-    rows = walk([changed, *walk(rows)[1:]], deterministic=True)  # another past, the same length
+    rows = walk([other_past(rows[0], case.size), *rows[1:]])  # a token longer, after another past
+    rows = walk([other_past(rows[0][:-1], case.size), *rows[1:]], deterministic=True)  # as long, after another past
     rows = walk(rows[:1])  # one is left
     rows = walk([[*rows[0], 1, 2, 0]])  # several tokens at once
     assert walk(rows, deterministic=True) == walk(rows, deterministic=True)  # asked twice
@@ -189,10 +182,13 @@ def test_act_along_histories_that_grow_and_change(case):
     walk(case.histories(6, 1, 3, seed=1))  # all new
 
 
+def other_past(history: list[int], size: int) -> list[int]:
+    return [*history[:2], (history[2] + 1) % size, *history[3:]]
+
+
 def test_act_sees_weights_that_changed(case):
     changing = Case(case.row, case.folder)
     starts = case.histories(3, WINDOW, 1)
-    rows = Walk(case)(starts)
 
     def change(write: Callable[[Tensor], Any]) -> None:
         before = changing.tables(starts)
@@ -202,13 +198,14 @@ def test_act_sees_weights_that_changed(case):
         changing._tables.clear()
         assert np.abs(changing.tables(starts) - before).max() > 100 * CLOSE
 
-    walk = Walk(changing)
+    walk = changing.walk
     rows = walk(walk(starts))
     with torch.no_grad():
         change(lambda parameter: parameter.mul_(1.05))  # as an optimiser does
     walk(walk(rows))  # in the middle of an episode
+    walk(walk(starts))
     change(lambda parameter: parameter.data.mul_(1.05))  # what autograd does not notice
-    walk(walk(starts))  # a new one
+    walk(walk(starts))  # the same start again
 
 
 # --- where episodes end

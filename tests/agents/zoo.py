@@ -97,7 +97,7 @@ _NEOX = dict(
     num_hidden_layers=2,
     num_attention_heads=2,
     max_position_embeddings=POSITIONS,
-    rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
+    rotary_pct=0.25,
 )
 _OPT = dict(
     hidden_size=32,
@@ -129,7 +129,7 @@ ROWS: dict[str, Row] = {
     "gemma3-alternating": Row(Gemma3TextConfig, _GEMMA_WINDOW, bos="front"),
     "gpt-neox": Row(GPTNeoXConfig, _NEOX | dict(use_parallel_residual=True), pad=None, padded=True),
     "gpt-neox-serial": Row(GPTNeoXConfig, _NEOX | dict(use_parallel_residual=False), pad=STOP),
-    "opt": Row(OPTConfig, _OPT | dict(dropout=0.3), pad=PAD),
+    "opt": Row(OPTConfig, _OPT | dict(dropout=0.3)),
     "opt-projected": Row(OPTConfig, _OPT | dict(word_embed_proj_dim=16), padded=True),
     "opt-post-norm": Row(OPTConfig, _OPT | dict(do_layer_norm_before=False), pad=STOP),
     "mistral-window": Row(MistralConfig, _LLAMA | dict(sliding_window=WINDOW), "bytes"),
