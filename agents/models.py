@@ -45,6 +45,8 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(f"{name} lacks the weights {', '.join(missing[:5])} ({len(missing)} in all); save it again")
+    if hasattr(model.config, "rescale_every"):
+        model.config.rescale_every = 0  # RWKV would divide its weights in place, and be saved divided
     return model
 
 
@@ -75,8 +77,17 @@ def bos_id_of(model: PreTrainedModel) -> int | None:
 
 
 def max_length_of(model: PreTrainedModel) -> int | None:
-    """Tokens of the longest history that the model was made for, or None where it sets no limit."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    """Tokens of the longest history that the model was made for, or None where it sets no limit.
+
+    Of a model with two sets of rotary frequencies (longrope) it is the length of the first: the longest history of a
+    batch chooses the set for all, so that past it what is said of a history would depend on the others.
+    """
+    config = model.config.get_text_config()
+    longest = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope":
+        return rope.get("original_max_position_embeddings") or longest
+    return longest
 
 
 def logits_at(model: PreTrainedModel, tokens: Tensor, places: Tensor, **inputs: Any) -> Tensor:

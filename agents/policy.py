@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.attention import cacheable_length
+from agents.attention import cacheable_length, check_causal
 from agents.lora import adapter_off, add_lora, is_lora
 from agents.lora_files import load_adapter, save_adapter, save_base, save_merged
 from agents.models import bos_id_of, load_model, logits_at, max_length_of, read_json, save_model
@@ -160,7 +160,7 @@ class TransformerPolicy(nn.Module):
             settings: further arguments of the class, by keyword, instead of the saved ones.
 
         Raises:
-            FileNotFoundError, ValueError: no model there, or a tokenizer that does not fit it.
+            FileNotFoundError, ValueError: no model there, one that is not causal, or a tokenizer that does not fit it.
 
         Warns:
             UserWarning: the model cannot be run with a prefix cache, or not past some length.
@@ -181,6 +181,7 @@ class TransformerPolicy(nn.Module):
         if policy.value_head is not None and saved.get("value_head"):
             policy.value_head.load(folder)
         policy.to(device)
+        check_causal(model)
         policy._cacheable()
         return policy
 
@@ -413,13 +414,18 @@ class TransformerPolicy(nn.Module):
         empty, places = self._to_device(positions < 0), np.maximum(positions, 0)
         tokens = histories[:, : int(places.max()) + 1]
         self._check_length(tokens.shape[1])
-        tokens = np.where(tokens == self.size, 0, tokens)
+        tokens = np.where(tokens == self.size, self._filler(), tokens)
         outputs = read(self.model, self._to_device(tokens), self._to_device(places))
         if not empty.any():
             return outputs
         alone = torch.full((1, 1), self._checked_bos(), device=self.device)
         first = read(self.model, alone, torch.zeros_like(alone))
         return tuple(torch.where(empty[:, :, None], *pair) for pair in zip(first, outputs, strict=True))
+
+    def _filler(self) -> int:
+        """What PAD is replaced by: any token, but for the model's own padding, which some models would warn of."""
+        pads_with_0 = getattr(self.model.config.get_text_config(), "pad_token_id", None) == 0
+        return 1 if pads_with_0 and self.size > 1 else 0
 
     def _checked_bos(self) -> int:
         if self.bos_id is None:
