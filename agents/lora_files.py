@@ -11,10 +11,19 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 
-from agents.lora import ADAPTER, base_state_dict, checked_rank, inject_lora, is_lora, merged_state_dict
+from agents.lora import (
+    ADAPTER,
+    base_state_dict,
+    checked_rank,
+    inject_lora,
+    is_lora,
+    lora_layers,
+    merged_state_dict,
+)
 from agents.models import save_model
 from textgym.escape import escape, shown, told
 
@@ -76,11 +85,9 @@ def save_adapter(model: PreTrainedModel, folder: str | Path) -> None:
     # peft's own writer puts sets down in an order that changes from one process to the next.
     settings = model.peft_config[ADAPTER].to_dict()
     content = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
-    content["inference_mode"] = True
     text = json.dumps(content, indent=2, sort_keys=True)
     (folder / _CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
-    tensors = {name: tensor.contiguous() for name, tensor in _tensors(model).items()}
-    (folder / _WEIGHTS_FILE).write_bytes(save(tensors, {"format": "pt"}))
+    (folder / _WEIGHTS_FILE).write_bytes(save(_tensors(model), {"format": "pt"}))
 
 
 def load_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
@@ -88,7 +95,7 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
 
     Args:
         model: the base; changed in place, and of no use after an error.
-        folder: what `save_adapter` or peft wrote, of plain LoRA.
+        folder: what `save_adapter` or peft wrote, of plain LoRA; dropout that it was trained with is left out.
 
     Returns:
         The same model.
@@ -105,6 +112,7 @@ def load_adapter(model: PreTrainedModel, folder: str | Path) -> PreTrainedModel:
         raise ValueError(
             f"{str(folder / _CONFIG_FILE)!r} does not fit {type(model).__name__}: {told(error)}"
         ) from error
+    _check_layers(model, folder / _CONFIG_FILE)
     own = _tensors(model)
     for name in sorted(own.keys() | tensors.keys()):
         here, there = _shape(own.get(name)), _shape(tensors.get(name))
@@ -125,6 +133,14 @@ def _save_plain(model: PreTrainedModel, weights: dict[str, Tensor], folder: Path
     plain.load_state_dict(weights, assign=True)
     plain.generation_config = model.generation_config
     save_model(plain, folder)
+
+
+def _check_layers(model: PreTrainedModel, file: Path) -> None:
+    """Others cannot be merged: an adapted head would no longer be the embedding that it is tied to."""
+    head = model.get_output_embeddings()
+    for name, layer in lora_layers(model):
+        if layer is head or not isinstance(layer.get_base_layer(), (nn.Linear, Conv1D)):
+            raise ValueError(f"{str(file)!r} adapts {escape(name)}; only linear layers before the output head are read")
 
 
 def _tensors(model: PreTrainedModel) -> dict[str, Tensor]:

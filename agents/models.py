@@ -16,7 +16,17 @@ from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 
 
 def check_model_folder(folder: Path) -> None:
-    """Raise FileNotFoundError where a folder holds no model."""
+    """Refuse a folder that holds no model, or adapters, which transformers would load by itself, pickles too.
+
+    Raises:
+        FileNotFoundError: there is no config.json.
+        ValueError: there is an adapter_config.json.
+    """
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(
+            f"model {str(folder)!r} holds LoRA adapters (adapter_config.json); give a folder of the whole model, with "
+            "the adapters merged into it (peft's merge_and_unload), or their base"
+        )
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"model {str(folder)!r}: there is no file {str(folder / 'config.json')!r}")
 

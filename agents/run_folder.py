@@ -24,7 +24,17 @@ from agents.rollout import Rollout, spaced_rows
 _MARK = "textgym"  # the key of config.json that makes a folder a run; its value is the version
 _FILES = ("config.json", "env.txt", "metrics.jsonl", "timings.jsonl", "trajectories.jsonl")
 _FOLDERS = ("tensorboard", "policy")
-_PACKAGES = ("textgym", "gymnasium", "numpy", "tokenizers", "torch", "transformers", "safetensors", "tensorboard")
+_PACKAGES = (
+    "textgym",
+    "gymnasium",
+    "numpy",
+    "tokenizers",
+    "torch",
+    "transformers",
+    "safetensors",
+    "tensorboard",
+    "peft",
+)
 
 
 def check_run_dir(run_dir: Path | None, overwrite: bool, inputs: Sequence[Path] = ()) -> None:

@@ -41,5 +41,5 @@ def make_small_model(
         pad_token_id=None,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)  # of other devices' generators nothing is drawn
         return GPT2LMHeadModel(config)

@@ -63,6 +63,12 @@ def test_every_linear_layer_but_the_head_is_adapted_and_the_rest_frozen(architec
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.filterwarnings("error")
+def test_nothing_is_warned_of(architecture):
+    add_lora(make_model(architecture), RANK, seed=0)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_the_logits_are_those_of_peft(architecture):
     base = make_model(architecture)
     model = adapted(architecture)

@@ -45,8 +45,10 @@ def edit_weights(folder: Path, change) -> None:
 def test_a_merged_folder_opens_without_peft(architecture, tmp_path):
     model = adapted(architecture)
     before, on, generator = snapshot(model), logits_of(model), torch.get_rng_state()
+    config = model.config.to_dict()
     save_merged(model, tmp_path / "merged")
     assert_same(before, model.state_dict())
+    assert model.config.to_dict() == config
     assert torch.equal(torch.get_rng_state(), generator)
     assert torch.equal(logits_of(model), on)
     assert {file.name for file in (tmp_path / "merged").iterdir()} == {
@@ -261,6 +263,14 @@ def test_what_is_more_than_plain_lora_is_refused(adapters, changes):
     name = next(iter(changes)).replace("\x1b", r"\\x1b")
     with pytest.raises(ValueError, match=rf"adapter_config\.json' sets {name}=.*; only plain LoRA is read"):
         load_adapter(make_model("llama"), adapters)
+
+
+@pytest.mark.parametrize("layer", ["model.embed_tokens", "lm_head"])
+def test_adapters_of_embeddings_and_the_head_are_refused(layer, tmp_path):
+    config = LoraConfig(r=2, target_modules=["q_proj", layer.split(".")[-1]])
+    get_peft_model(make_model("llama"), config).save_pretrained(tmp_path, save_embedding_layers=False)
+    with pytest.raises(ValueError, match=rf"adapter_config\.json' adapts {layer}; only linear layers before the outp"):
+        load_adapter(make_model("llama"), tmp_path)
 
 
 @pytest.mark.parametrize(
