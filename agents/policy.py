@@ -273,12 +273,30 @@ class TransformerPolicy(nn.Module):
         self, observations: Any, action_mask: np.ndarray | None = None, cache: PrefixCache | None = None
     ) -> TokenDistribution:
         """π(· | s) in each state; see `act` for the arguments. It carries a gradient where there is no cache."""
-        histories = histories_of(observations, self.size)
+        logits = self.next_logits(observations, cache)
         if action_mask is None:
             action_mask = action_mask_of(observations)
-        logits = self._next_logits(histories, cache)
-        mask = None if action_mask is None else self._to_device(checked_mask(action_mask, (len(histories), self.size)))
+        mask = None if action_mask is None else self._to_device(checked_mask(action_mask, (len(logits), self.size)))
         return TokenDistribution(logits, self.size, self.temperature, mask, self.truncation)
+
+    def next_logits(self, observations: Any, cache: PrefixCache | None = None) -> Tensor:
+        """What the model says of the next token in each state, [N, V'], before temperature, masks and truncation.
+
+        Args:
+            observations: as `act` takes them.
+            cache: see `act`; without one the logits carry a gradient.
+        """
+        histories = histories_of(observations, self.size)
+        lengths = (histories != self.size).sum(axis=1)
+        most = self._cacheable() if cache is not None else 0
+        if cache is None or (most is not None and lengths.max() > most):
+            return self._logits(histories, lengths[:, None] - 1)[:, 0]
+        tokens = histories[:, : max(1, int(lengths.max()))].copy()
+        empty = lengths == 0
+        if empty.any():
+            tokens[empty, 0] = self._checked_bos()
+        self._check_length(tokens.shape[1])
+        return cache.logits(tokens, np.maximum(lengths, 1))
 
     def prefix_cache(self) -> PrefixCache:
         """A cache for `act`, to be cleared by its owner when the weights change."""
@@ -320,7 +338,7 @@ class TransformerPolicy(nn.Module):
             ValueError: the model has no adapters.
         """
         with adapter_off(self.model), torch.no_grad():
-            logits = self._next_logits(histories_of(observations, self.size), self._reference_cache)
+            logits = self.next_logits(observations, self._reference_cache)
             distribution = TokenDistribution(logits, self.size, self.temperature)
             return distribution.log_prob(self._to_device(np.asarray(actions))).double().cpu().numpy()
 
@@ -383,19 +401,6 @@ class TransformerPolicy(nn.Module):
             raise ValueError("the policy has no value head; make it with value_head=True")
         logits, features = self._run(histories, positions, logits_and_features_at)
         return logits, self.value_head(features)
-
-    def _next_logits(self, histories: np.ndarray, cache: PrefixCache | None) -> Tensor:
-        """Next-token logits after each history, [N, V']; without gradient where a cache is of use."""
-        lengths = (histories != self.size).sum(axis=1)
-        most = self._cacheable() if cache is not None else 0
-        if cache is None or (most is not None and lengths.max() > most):
-            return self._logits(histories, lengths[:, None] - 1)[:, 0]
-        tokens = histories[:, : max(1, int(lengths.max()))].copy()
-        empty = lengths == 0
-        if empty.any():
-            tokens[empty, 0] = self._checked_bos()
-        self._check_length(tokens.shape[1])
-        return cache.logits(tokens, np.maximum(lengths, 1))
 
     def _logits(self, histories: np.ndarray, positions: np.ndarray) -> Tensor:
         [logits] = self._run(histories, positions, lambda *inputs: (logits_at(*inputs),))

@@ -1,0 +1,151 @@
+"""What must hold of a model before it is trained, measured: its log-probs depend on the history alone.
+
+Padding, the rest of the batch and the prefix cache must not matter, what is sampled must be scored the same, and the
+tokens that end an episode must be known.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from agents.attention import log_prob_difference, lookahead, tolerance
+from agents.policy import TransformerPolicy
+from agents.rollout import Rollout
+from textgym.escape import excerpt
+from textgym.finish import FinishReason
+from textgym.vocabulary import Vocabulary
+
+_ROWS, _LONGEST, _STEPS = 4, 8, 4  # histories, the tokens of the longest, and tokens that are sampled
+
+
+class Check(NamedTuple):
+    """One thing that was looked at."""
+
+    name: str
+    passed: bool
+    detail: str  # what was found, with the figure and what is allowed
+
+
+class SelfCheckError(ValueError):
+    """A model that cannot be trained rightly; the message has the figures."""
+
+
+def self_check(policy: TransformerPolicy, vocabulary: Vocabulary) -> list[Check]:
+    """Measure what must hold of a policy; the same figures each time, whatever its own generator.
+
+    Args:
+        policy: over the tokens of the vocabulary.
+        vocabulary: the environment's.
+    """
+    observations = _random_histories(policy)
+    return [
+        _compared("looks back alone", policy, lambda: lookahead(policy.model), "what comes after a history"),
+        _compared("padding", policy, lambda: _padding(policy, observations), "padding"),
+        _compared("batch", policy, lambda: _batch(policy, observations), "the other rows of a batch, and their order"),
+        _compared("prefix cache", policy, lambda: _cache(policy, observations), "the prefix cache"),
+        _ratio(policy, observations, vocabulary),
+        _stop_tokens(vocabulary),
+    ]
+
+
+def refuse_failed(checks: list[Check]) -> None:
+    """Raise SelfCheckError, with their figures, where checks have failed."""
+    failed = [f"{check.name}: {check.detail}" for check in checks if not check.passed]
+    if failed:
+        raise SelfCheckError(f"the model fails its self-check: {'; '.join(failed)}")
+
+
+def _compared(name: str, policy: TransformerPolicy, measure: Callable[[], float], what: str) -> Check:
+    with torch.no_grad():
+        difference = measure()
+    allowed = tolerance(policy.model)
+    return Check(
+        name, difference <= allowed, f"{what} changes log-probs by {difference:.2g} nats (allowed {allowed:g})"
+    )
+
+
+def _padding(policy: TransformerPolicy, observations: np.ndarray) -> float:
+    """Beside a longer row, up to whose length they are padded."""
+    more = _STEPS if policy.max_length is None else min(_STEPS, policy.max_length - observations.shape[1])
+    wider = np.pad(observations, ((0, 1), (0, max(0, more))), constant_values=policy.size)
+    wider[-1] = 0
+    return log_prob_difference(policy.next_logits(wider)[:-1], _alone(policy, observations))
+
+
+def _batch(policy: TransformerPolicy, observations: np.ndarray) -> float:
+    """With one another, the other way round."""
+    return log_prob_difference(policy.next_logits(observations[::-1]).flip(0), _alone(policy, observations))
+
+
+def _alone(policy: TransformerPolicy, observations: np.ndarray) -> Tensor:
+    return torch.cat([policy.next_logits(row[None, row != policy.size]) for row in observations])
+
+
+def _cache(policy: TransformerPolicy, observations: np.ndarray) -> float:
+    """Along growing histories that change places."""
+    cache, worst = policy.prefix_cache(), 0.0
+    lengths = (observations != policy.size).sum(axis=1)
+    for back in range(_STEPS - 1, -1, -1):
+        shown = np.arange(observations.shape[1]) < np.maximum(1, lengths - back)[:, None]
+        histories = np.where(shown, observations, policy.size)[:: -1 if back % 2 else 1]
+        worst = max(worst, log_prob_difference(policy.next_logits(histories, cache), policy.next_logits(histories)))
+    return worst
+
+
+def _ratio(policy: TransformerPolicy, observations: np.ndarray, vocabulary: Vocabulary) -> Check:
+    """Sample some tokens, score them again, and compare."""
+    rollout = _sampled(policy, observations, vocabulary)
+    with torch.no_grad():
+        scored = policy.log_probs(rollout).cpu().numpy()
+    worst = float(np.abs(np.exp(scored - rollout.log_probs) - 1)[rollout.mask].max())
+    allowed = tolerance(policy.model)
+    detail = f"π(a | s) scored over π(a | s) sampled differs from 1 by up to {worst:.2g} (allowed {allowed:g})"
+    return Check("ratio", worst <= allowed, detail)
+
+
+def _stop_tokens(vocabulary: Vocabulary) -> Check:
+    tokens = [f"{excerpt(vocabulary.decode([stop_id]))} (id {stop_id})" for stop_id in vocabulary.stop_ids]
+    # Without any a model can be trained: a stop string or the horizon ends its episodes.
+    return Check("stop tokens", True, ", ".join(tokens) or "none: stop strings and the horizon alone end an episode")
+
+
+def _random_histories(policy: TransformerPolicy) -> np.ndarray:
+    """Histories of different lengths, int64 [rows, L], that leave room for what is sampled."""
+    longest = _LONGEST if policy.max_length is None else max(1, min(_LONGEST, policy.max_length - _STEPS))
+    tokens = np.random.default_rng(0).integers(policy.size, size=(_ROWS, longest))
+    lengths = np.maximum(1, longest - 2 * np.arange(_ROWS))
+    return np.where(np.arange(longest) < lengths[:, None], tokens, policy.size)
+
+
+def _sampled(policy: TransformerPolicy, observations: np.ndarray, vocabulary: Vocabulary) -> Rollout:
+    """Episodes of a few tokens each, stop tokens or not, begun with these histories."""
+    starts = (observations != policy.size).sum(axis=1)
+    tokens = np.pad(observations, ((0, 0), (0, _STEPS)), constant_values=policy.size)
+    generator, cache = torch.Generator().manual_seed(0), policy.prefix_cache()
+    choices = []
+    room = _STEPS if policy.max_length is None else policy.max_length - int(starts.max()) + 1
+    for step in range(max(1, min(_STEPS, room))):
+        choices.append(policy.choose(tokens, generator, cache=cache))
+        tokens[np.arange(_ROWS), starts + step] = choices[-1].actions
+    shape, nothing = (_ROWS, len(choices)), np.zeros(_ROWS)
+    supports = [choice.support for choice in choices if choice.support is not None]
+    return Rollout(
+        tokens=tokens,
+        prompt_length=starts,
+        length=starts + len(choices),
+        actions=np.stack([choice.actions for choice in choices], axis=1),
+        mask=np.ones(shape, dtype=bool),
+        log_probs=np.stack([choice.log_probs for choice in choices], axis=1),
+        rewards=np.zeros(shape),
+        score=nothing,
+        scores=nothing[:, None],
+        scores_valid=np.ones((_ROWS, 1), dtype=bool),
+        valid=np.ones(_ROWS, dtype=bool),
+        finish_reason=np.full(_ROWS, FinishReason.LIMIT),
+        group=np.arange(_ROWS),
+        vocabulary=vocabulary,
+        support=np.packbits(np.stack(supports, axis=1), axis=-1) if supports else None,
+    )
