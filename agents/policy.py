@@ -5,7 +5,6 @@ The state is a token history as the environment shows it. To its caller the poli
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -14,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.attention import cacheable_length, check_causal
+from agents.attention import check_causal
 from agents.lora import adapter_off, add_lora, is_lora
 from agents.lora_files import load_adapter, save_adapter, save_base, save_merged
-from agents.models import bos_id_of, load_model, logits_at, max_length_of, read_json, save_model
+from agents.models import bos_id_of, load_model, max_length_of, read_json, save_model
+from agents.next_tokens import NextTokens
 from agents.observations import action_mask_of, checked_mask, histories_of, tokens_of
 from agents.prefix_cache import PrefixCache
 from agents.recompute import recompute_activations
@@ -31,8 +31,6 @@ from textgym.vocabulary import Vocabulary
 _SETTINGS_FILE = "textgym.json"
 _ADAPTER_FOLDER = "adapter"  # adapters that lie beside the base
 _SAVED = ("temperature", "top_k", "top_p", "min_p", "value_head")  # beside the size and the BOS
-_UNKNOWN = -1
-_Reader = Callable[[PreTrainedModel, Tensor, Tensor], tuple[Tensor, ...]]
 
 
 class Choice(NamedTuple):
@@ -98,9 +96,9 @@ class TransformerPolicy(nn.Module):
         self.temperature, self.truncation = temperature, Truncation(top_k, top_p, min_p)
         self.value_head = ValueHead(model) if value_head else None
         self.generator = torch.Generator(device="cpu").manual_seed(seed)
+        self._next_tokens = NextTokens(model, size, bos_id)
         self._cache = PrefixCache(model, checksum=True)  # of callers that bring none
         self._reference_cache = PrefixCache(model, checksum=True)
-        self._cacheable_length: int | None = _UNKNOWN
         self.eval()
 
     @classmethod
@@ -134,7 +132,7 @@ class TransformerPolicy(nn.Module):
         stop_ids = vocabulary.stop_ids if vocabulary else ()
         model = make_small_model(size, d_model, num_layers, max_length, stop_ids, seed)
         policy = cls(model, size, vocabulary, bos_id=size, temperature=temperature, seed=seed, **settings)
-        policy._cacheable_length = None  # it attends to everything
+        policy._next_tokens = NextTokens(model, size, policy.bos_id, attends_to_all=True)
         return policy
 
     @classmethod
@@ -182,7 +180,7 @@ class TransformerPolicy(nn.Module):
             policy.value_head.load(folder)
         policy.to(device)
         check_causal(model)
-        policy._cacheable()
+        _ = policy._next_tokens.cacheable  # said now, where it is limited
         return policy
 
     def save_pretrained(self, folder: str | Path, merge_adapters: bool = True) -> None:
@@ -286,17 +284,7 @@ class TransformerPolicy(nn.Module):
             observations: as `act` takes them.
             cache: see `act`; without one the logits carry a gradient.
         """
-        histories = histories_of(observations, self.size)
-        lengths = (histories != self.size).sum(axis=1)
-        most = self._cacheable() if cache is not None else 0
-        if cache is None or (most is not None and lengths.max() > most):
-            return self._logits(histories, lengths[:, None] - 1)[:, 0]
-        tokens = histories[:, : max(1, int(lengths.max()))].copy()
-        empty = lengths == 0
-        if empty.any():
-            tokens[empty, 0] = self._checked_bos()
-        self._check_length(tokens.shape[1])
-        return cache.logits(tokens, np.maximum(lengths, 1))
+        return self._next_tokens.after(histories_of(observations, self.size), cache)
 
     def prefix_cache(self) -> PrefixCache:
         """A cache for `act`, to be cleared by its owner when the weights change."""
@@ -307,7 +295,7 @@ class TransformerPolicy(nn.Module):
 
         What it says where `rollout.mask` is False means nothing.
         """
-        logits = self._logits(histories_of(rollout.tokens, self.size), _positions(rollout))
+        logits = self._next_tokens.at(histories_of(rollout.tokens, self.size), _positions(rollout))
         return self._action_distribution(rollout, logits)
 
     def log_probs(self, rollout: Rollout) -> Tensor:
@@ -380,12 +368,6 @@ class TransformerPolicy(nn.Module):
         """Tokens of the longest history that the model was made for, or None where it sets no limit."""
         return max_length_of(self.model)
 
-    def _cacheable(self) -> int | None:
-        """Tokens of the longest history that a prefix cache is right for; None where there is no limit."""
-        if self._cacheable_length == _UNKNOWN:
-            self._cacheable_length = cacheable_length(self.model)
-        return self._cacheable_length
-
     def _to_device(self, array: np.ndarray) -> Tensor:
         return torch.as_tensor(array, device=self.device)
 
@@ -399,49 +381,8 @@ class TransformerPolicy(nn.Module):
     def _logits_and_values(self, histories: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         if self.value_head is None:
             raise ValueError("the policy has no value head; make it with value_head=True")
-        logits, features = self._run(histories, positions, logits_and_features_at)
+        logits, features = self._next_tokens.read_at(histories, positions, logits_and_features_at)
         return logits, self.value_head(features)
-
-    def _logits(self, histories: np.ndarray, positions: np.ndarray) -> Tensor:
-        [logits] = self._run(histories, positions, lambda *inputs: (logits_at(*inputs),))
-        return logits
-
-    def _run(self, histories: np.ndarray, positions: np.ndarray, read: _Reader) -> tuple[Tensor, ...]:
-        """What the model says of the token after each position.
-
-        Padding stands on the right and attention is causal, so no token sees it and no attention mask is needed.
-
-        Args:
-            histories: int64 [B, L], PAD on the right.
-            positions: int64 [B, K], the last token of each history; -1 for the empty one.
-            read: from the model, tokens int64 [B, T] and places int64 [B, K] to tensors [B, K, ...].
-        """
-        empty, places = self._to_device(positions < 0), np.maximum(positions, 0)
-        tokens = histories[:, : int(places.max()) + 1]
-        self._check_length(tokens.shape[1])
-        tokens = np.where(tokens == self.size, self._filler(), tokens)
-        outputs = read(self.model, self._to_device(tokens), self._to_device(places))
-        if not empty.any():
-            return outputs
-        alone = torch.full((1, 1), self._checked_bos(), device=self.device)
-        first = read(self.model, alone, torch.zeros_like(alone))
-        return tuple(torch.where(empty[:, :, None], *pair) for pair in zip(first, outputs, strict=True))
-
-    def _filler(self) -> int:
-        """What PAD is replaced by: any token, but for the model's own padding, which some models would warn of."""
-        pads_with_0 = getattr(self.model.config.get_text_config(), "pad_token_id", None) == 0
-        return 1 if pads_with_0 and self.size > 1 else 0
-
-    def _checked_bos(self) -> int:
-        if self.bos_id is None:
-            raise ValueError(
-                "a history is empty and the model has no BOS token; give it a prompt of at least one token"
-            )
-        return self.bos_id
-
-    def _check_length(self, length: int) -> None:
-        if self.max_length is not None and length > self.max_length:
-            raise ValueError(f"a history has {length} tokens, more than the {self.max_length} of the model")
 
 
 def _positions(rollout: Rollout) -> np.ndarray:

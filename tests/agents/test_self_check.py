@@ -93,7 +93,7 @@ def test_a_model_that_cannot_be_cached():
         torch.manual_seed(0)
         model = MistralForCausalLM(config)
     policy = TransformerPolicy(model, 4, Vocabulary.from_symbols(tiny.SYMBOLS))
-    policy._cacheable_length = None  # as if its window had not been found
+    policy._next_tokens._cacheable = None  # as if its window had not been found
     assert failed(policy) == {"prefix cache", "ratio"}
 
 
