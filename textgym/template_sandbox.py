@@ -23,7 +23,7 @@ from jinja2.utils import Namespace
 
 # Rounds of loops, calls of macros, items of ranges and of products, for one text; some seconds of computing.
 MOST_STEPS = 1_000_000
-_REPEATING = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.Block)  # all that is done more than once
+_REPEATING = (nodes.For, nodes.Macro, nodes.Block)  # without one of these nothing is done more than once
 
 
 def run(template: str, variables: dict[str, Any]) -> str:
