@@ -8,6 +8,7 @@ template runs is left to `textgym.template_sandbox`, where it is found to `textg
 import math
 import re
 from collections.abc import Callable, Mapping
+from functools import partial
 from importlib import metadata
 from typing import Any, NoReturn
 
@@ -111,7 +112,7 @@ class FolderChat:
 
     def __init__(self, settings: Mapping[str, bytes], source: str) -> None:
         self._settings, self._source = settings, source
-        self._found: tuple[str | None, dict[str, str]] | None = None
+        self._found: tuple[Callable[[dict[str, Any]], str], dict[str, str]] | None = None  # what renders, with what
 
     def __call__(self, messages: Messages) -> str:
         """The messages as a text.
@@ -121,19 +122,17 @@ class FolderChat:
             ValueError: there is no template, or it does not take these messages.
         """
         if self._found is None:
-            self._found = chat_template(self._settings, self._source), special_tokens(self._settings, self._source)
-        template, tokens = self._found
-        if template is None:
-            refuse_chat(self._source, messages)
-        run = _sandbox()
-        shared = {"tools": None, "documents": None, **tokens}
-        if messages[-1]["role"] != "assistant":
-            variables = {**shared, "messages": _with_reasoning(messages), "add_generation_prompt": True}
-            return _attempt(lambda: run(template, variables), self._source)
+            template = chat_template(self._settings, self._source)
+            if template is None:
+                refuse_chat(self._source, messages)
+            self._found = partial(_sandbox(), template), special_tokens(self._settings, self._source)
+        render, tokens = self._found
         last = messages[-1]
-        marked = [*messages[:-1], {**last, "content": last["content"] + _END}]
-        variables = {**shared, "messages": _with_reasoning(marked), "add_generation_prompt": False}
-        return _left_open(_attempt(lambda: run(template, variables), self._source), last["content"], self._source)
+        goes_on = last["role"] == "assistant"
+        marked = [*messages[:-1], {**last, "content": last["content"] + _END}] if goes_on else messages
+        names = {"tools": None, "documents": None, "add_generation_prompt": not goes_on, **tokens}
+        text = _attempt(lambda: render({**names, "messages": _with_reasoning(marked)}), self._source)
+        return _left_open(text, last["content"], self._source) if goes_on else text
 
 
 class ObjectChat:
