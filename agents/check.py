@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 import textgym  # noqa: F401  # registers the environment
+from textgym.chat import contents
 from textgym.errors import did_you_mean
 from textgym.escape import escape, excerpt
 from textgym.prompt_files import Row, read_file
@@ -34,14 +35,17 @@ def check(arguments: Sequence[str]) -> None:
     """
     options = _parse(arguments)
     rows = list(read_file(options.prompts))
+    rows, chats = _without_chats(rows) if _lacks_tokenizer(options) else (rows, 0)
     tokenizer = _tokenizer(options, rows)
-    prompts, problems = _sorted_out(rows, make_vocabulary(tokenizer), options.max_prompt_tokens)
+    good, problems = _sorted_out(rows, make_vocabulary(tokenizer), options.max_prompt_tokens)
     for problem in problems:
         print(escape(str(problem)))
-    print(f"{escape(str(options.prompts))}: {len(prompts)} good rows, {len(problems)} bad")
-    if prompts:
-        _print_summary(prompts, "characters" if _lacks_tokenizer(options) else "tokens")
-        _try_reward(options, prompts, tokenizer)
+    print(f"{escape(str(options.prompts))}: {len(good)} good rows, {len(problems)} bad")
+    if chats:
+        print(f"rows of messages: {chats}; with a --tokenizer or --model, its chat template writes their text")
+    if good:
+        _print_summary([prompt for _, prompt in good], "characters" if _lacks_tokenizer(options) else "tokens")
+        _try_reward(options, good, tokenizer)
     if problems:
         raise ValueError(f"{str(options.prompts)!r}: {len(problems)} of {len(rows)} rows are bad")
 
@@ -89,13 +93,27 @@ def _lacks_tokenizer(options: argparse.Namespace) -> bool:
     return options.tokenizer is None and options.model is None and options.task is None
 
 
+def _without_chats(rows: list[Row]) -> tuple[list[Row], int]:
+    """The rows, with the contents of messages in their place, as no template writes them; and how many have any."""
+    texts, chats = [], 0
+    for row in rows:
+        try:
+            prompt, columns = parse_row(row)
+        except (TypeError, ValueError):
+            prompt = ""  # a bad row; it is listed
+        if not isinstance(prompt, str):
+            row, chats = Row(row.place, {**columns, "prompt": contents(prompt)}), chats + 1
+        texts.append(row)
+    return texts, chats
+
+
 def _tokenizer(options: argparse.Namespace, rows: list[Row]) -> str | list[str]:
     """What the flags name; failing that, the characters of the prompts."""
     if _lacks_tokenizer(options):
         found: set[str] = set()
         for row in rows:
             try:
-                found.update(parse_row(row)[0])
+                found.update(str(parse_row(row)[0]))
             except (TypeError, ValueError):
                 continue  # a bad row; it is listed
         return [*sorted(char for char in found if not "\ud800" <= char <= "\udfff"), STOP_SYMBOL]
@@ -105,14 +123,14 @@ def _tokenizer(options: argparse.Namespace, rows: list[Row]) -> str | list[str]:
 
 def _sorted_out(
     rows: list[Row], vocabulary: Vocabulary, max_tokens: int | None
-) -> tuple[list[Prompt], list[Exception]]:
-    prompts, problems = [], []
-    for item in encode_rows(rows, vocabulary, max_tokens):
+) -> tuple[list[tuple[Row, Prompt]], list[Exception]]:
+    good, problems = [], []
+    for row, item in zip(rows, encode_rows(rows, vocabulary, max_tokens), strict=True):
         if isinstance(item, Exception):
             problems.append(item)
         else:
-            prompts.append(item)
-    return prompts, problems
+            good.append((row, item))
+    return good, problems
 
 
 def _print_summary(prompts: list[Prompt], unit: str) -> None:
@@ -131,14 +149,15 @@ def _column_names(prompts: list[Prompt]) -> list[str]:
     return list(dict.fromkeys(name for prompt in prompts for name in prompt.columns))
 
 
-def _try_reward(options: argparse.Namespace, prompts: list[Prompt], tokenizer: str | list[str]) -> None:
+def _try_reward(options: argparse.Namespace, good: list[tuple[Row, Prompt]], tokenizer: str | list[str]) -> None:
     """Score completions of uniformly drawn tokens for a few prompts, as the environment does."""
     if options.reward is None and options.task is None:
         print("no reward function was tried: give --reward, or --task for the task's")
         return
     generator = np.random.default_rng(options.seed)
-    chosen = np.resize(generator.permutation(len(prompts)), _TRIALS)  # again from the first where there are fewer
-    nothing = dict.fromkeys(_column_names(prompts))  # a row without a column has None there
+    # Again from the first where there are fewer.
+    chosen = [good[index] for index in np.resize(generator.permutation(len(good)), _TRIALS)]
+    nothing = dict.fromkeys(_column_names([prompt for _, prompt in good]))  # a row without a column has None there
     given: dict[str, Any] = {
         "task": options.task,
         "level": options.level,
@@ -147,15 +166,20 @@ def _try_reward(options: argparse.Namespace, prompts: list[Prompt], tokenizer: s
     }
     env = gym.make(
         "TextGen-v0",
-        prompts=[{"prompt": prompts[index].text, **nothing, **prompts[index].columns} for index in chosen],
+        prompts=[{**nothing, **prompt.columns, "prompt": _prompt_of(row)} for row, prompt in chosen],
         tokenizer=tokenizer,
         text_info=True,
         **{name: value for name, value in given.items() if value is not None},
     )
     print(f"the reward on completions of random {'characters' if _lacks_tokenizer(options) else 'tokens'}:")
-    for position, index in enumerate(chosen):
+    for position, (_, prompt) in enumerate(chosen):
         score, completion = _random_episode(env, position, generator)
-        print(f"  {score:.4g} for {excerpt(prompts[index].text, limit=60)} and then {excerpt(completion, limit=100)}")
+        print(f"  {score:.4g} for {excerpt(prompt.text, limit=60)} and then {excerpt(completion, limit=100)}")
+
+
+def _prompt_of(row: Row) -> Any:
+    """The text or the messages of a good row, as they stand there."""
+    return row.value if isinstance(row.value, str) else row.value["prompt"]
 
 
 def _random_episode(env: gym.Env, position: int, generator: np.random.Generator) -> tuple[float, str]:

@@ -132,7 +132,8 @@ def make_problem(
         task: a built-in or registered task; `sort` where none is given and the other keywords leave its parts open.
         level: the task's difficulty.
         prompts: a list of str or dict rows, the path of a .txt, .jsonl, .csv or .parquet file, a sized and indexable
-            object, or a function of a generator that returns a row; instead of the task's.
+            object, or a function of a generator that returns a row; instead of the task's. A row's `prompt` is a str,
+            or a list of messages for the tokenizer's chat template.
         prompt_order: "random": drawn with the row's generator; "sequential": each row walks the list from its start,
             and begins again there when it is seeded.
         tokenizer: a list of symbols, the path of a tokenizer.json or a Hugging Face folder, or a tokenizer object;

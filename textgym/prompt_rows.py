@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from textgym.chat import Messages, checked_prompt
 from textgym.errors import did_you_mean
 from textgym.escape import excerpt, shown, type_name
 from textgym.prompt_files import Row
@@ -24,6 +25,13 @@ class Prompt(NamedTuple):
     columns: dict[str, Any]
 
 
+class Written(NamedTuple):
+    """The text of a prompt before it is encoded."""
+
+    text: str
+    rendered: bool  # by a chat template, which writes the special tokens itself
+
+
 def encode_rows(
     rows: Iterable[Row], vocabulary: Vocabulary, max_tokens: int | None = None
 ) -> Iterator[Prompt | Exception]:
@@ -39,14 +47,14 @@ def encode_rows(
     """
     remaining = iter(rows)
     while batch := list(islice(remaining, _BATCH)):
-        parsed = [_attempt(parse_row, row) for row in batch]
-        ids = iter(_encode([item for item in parsed if not isinstance(item, Exception)], vocabulary))
-        for row, item in zip(batch, parsed, strict=True):
+        written = [_attempt(_write_row, row, vocabulary) for row in batch]
+        ids = iter(_encode([item[0] for item in written if not isinstance(item, Exception)], vocabulary))
+        for row, item in zip(batch, written, strict=True):
             yield item if isinstance(item, Exception) else _checked(row.place, item, next(ids), max_tokens)
 
 
-def parse_row(row: Row) -> tuple[str, dict[str, Any]]:
-    """The text and the other columns of a row.
+def parse_row(row: Row) -> tuple[str | Messages, dict[str, Any]]:
+    """The text or the messages, and the other columns of a row; messages are the column `messages`, if it has no other.
 
     Raises:
         TypeError, ValueError: it cannot be read, or is no row; the text names its place.
@@ -61,12 +69,24 @@ def parse_row(row: Row) -> tuple[str, dict[str, Any]]:
     if "prompt" not in value:
         hint = did_you_mean("prompt", [str(key) for key in value])
         raise ValueError(f"{place} has no field 'prompt', only {shown(list(value), limit=200)}.{hint}")
-    text = value["prompt"]
-    if not isinstance(text, str):
-        raise TypeError(f"{place}: field 'prompt' is {shown(text)} of type {type_name(text)}; give a str")
+    prompt = checked_prompt(value["prompt"], f"{place}: field 'prompt'")
     columns = {name: item for name, item in value.items() if name != "prompt"}
     check_columns(columns, place)
-    return text, columns
+    return prompt, with_messages(columns, prompt)
+
+
+def with_messages(columns: dict[str, Any], prompt: str | Messages) -> dict[str, Any]:
+    """The columns and, where the prompt is a chat, its messages, unless a column has that name already."""
+    return columns if isinstance(prompt, str) else {**columns, "messages": columns.get("messages", prompt)}
+
+
+def write(prompt: str | Messages, vocabulary: Vocabulary) -> Written:
+    """The text of a prompt.
+
+    Raises:
+        ImportError, ValueError: the vocabulary cannot write these messages.
+    """
+    return Written(prompt, False) if isinstance(prompt, str) else Written(vocabulary.render(prompt), True)
 
 
 def check_columns(columns: dict[str, Any], where: str) -> None:
@@ -78,32 +98,32 @@ def check_columns(columns: dict[str, Any], where: str) -> None:
             raise ValueError(f"{where}: a column may not be called {name!r}, reward functions get that name otherwise")
 
 
-def _attempt(parse: Callable[[Row], Any], row: Row) -> Any:
+def _attempt(step: Callable[..., Any], *arguments: Any) -> Any:
     try:
-        return parse(row)
+        return step(*arguments)
     except (TypeError, ValueError) as error:
         return error
 
 
-def _encode(parsed: list[tuple[str, dict[str, Any]]], vocabulary: Vocabulary) -> list[list[int] | ValueError]:
-    texts = [text for text, _ in parsed]
+def _write_row(row: Row, vocabulary: Vocabulary) -> tuple[Written, dict[str, Any]]:
+    prompt, columns = parse_row(row)
     try:
-        return list(vocabulary.encode_batch(texts))
-    except ValueError:  # one of them; which, is asked of each
-        return [_encode_one(text, vocabulary) for text in texts]
-
-
-def _encode_one(text: str, vocabulary: Vocabulary) -> list[int] | ValueError:
-    try:
-        return vocabulary.encode(text)
+        return write(prompt, vocabulary), columns
     except ValueError as error:
-        return error
+        raise ValueError(f"{row.place}: field 'prompt': {error}") from error
+
+
+def _encode(written: list[Written], vocabulary: Vocabulary) -> list[list[int] | ValueError]:
+    try:
+        return list(vocabulary.encode_batch([one.text for one in written], [one.rendered for one in written]))
+    except ValueError:  # one of them; which, is asked of each
+        return [_attempt(vocabulary.encode, *one) for one in written]
 
 
 def _checked(
-    place: str, parsed: tuple[str, dict[str, Any]], ids: list[int] | ValueError, max_tokens: int | None
+    place: str, item: tuple[Written, dict[str, Any]], ids: list[int] | ValueError, max_tokens: int | None
 ) -> Prompt | ValueError:
-    text, columns = parsed
+    (text, _), columns = item
     if isinstance(ids, ValueError):
         return ValueError(f"{place}: field 'prompt': {ids}")
     if max_tokens is not None and len(ids) > max_tokens:

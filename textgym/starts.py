@@ -1,7 +1,7 @@
 """Where an episode starts: a drawn prompt, or what the reset options name.
 
-Options: `prompt`, `prompt_ids` or `prompt_index`; `columns` beside one of the first two; `completion_ids` to start from
-a prefix. A vector environment takes `rows` too: the same keys with one value a row.
+Options: `prompt` (a text or messages), `prompt_ids` or `prompt_index`; `columns` beside one of the first two;
+`completion_ids` to start from a prefix. A vector environment takes `rows` too: the same keys with one value a row.
 """
 
 import operator
@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from textgym.chat import Messages, checked_prompt
 from textgym.constraints import legal_tokens
 from textgym.errors import did_you_mean
 from textgym.escape import excerpt, shown, type_name
 from textgym.problem import Problem
-from textgym.prompt_rows import Prompt, check_columns
+from textgym.prompt_rows import Prompt, check_columns, with_messages, write
 
 _NO_TOKENS = np.zeros(0, dtype=np.int64)
 _SOURCES = ("prompt", "prompt_ids", "prompt_index")
@@ -113,14 +114,13 @@ def _own_prompt(problem: Problem, options: dict[str, Any], columns: dict[str, An
     check_columns(columns, "the reset option 'columns'")
     if "prompt" in columns:
         raise ValueError("the reset option 'columns' holds 'prompt', which is an option of its own; leave it out")
-    text = options.get("prompt")
-    if text is None:
+    if options.get("prompt") is None:
         ids = _ids(problem, "prompt_ids", options["prompt_ids"])
         text = problem.vocabulary.decode(ids.tolist())
-    elif isinstance(text, str):
-        ids = _encoded(problem, text)
     else:
-        raise TypeError(f"the reset option 'prompt' is {text!r:.80} of type {type(text).__name__}; give a str")
+        prompt = checked_prompt(options["prompt"], "the reset option 'prompt'")
+        text, ids = _encoded(problem, prompt)
+        columns = with_messages(columns, prompt)
     if len(ids) > problem.max_prompt_tokens:
         raise ValueError(
             f"the prompt of the reset options has {len(ids)} tokens, more than max_prompt_tokens="
@@ -131,9 +131,10 @@ def _own_prompt(problem: Problem, options: dict[str, Any], columns: dict[str, An
     return Prompt(text, ids, others | columns)
 
 
-def _encoded(problem: Problem, text: str) -> np.ndarray:
+def _encoded(problem: Problem, prompt: str | Messages) -> tuple[str, np.ndarray]:
     try:
-        return np.array(problem.vocabulary.encode(text), dtype=np.int64)
+        written = write(prompt, problem.vocabulary)
+        return written.text, np.array(problem.vocabulary.encode(*written), dtype=np.int64)
     except ValueError as error:
         raise ValueError(f"the reset option 'prompt': {error}") from error
 

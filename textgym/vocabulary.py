@@ -8,11 +8,13 @@ tokenizer.json or a Hugging Face folder on disk, or an object.
 import json
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 
+from textgym.chat import FolderChat, Messages, ObjectChat, refuse_chat
 from textgym.escape import excerpt, shown, type_name
 from textgym.lost_characters import explain, lone_surrogate, longest_match, losses_allowed, refuse_losses
 from textgym.tokenizer_folders import folder_stop_ids, read_json, setting_files
@@ -55,6 +57,7 @@ class Vocabulary:
         self._save_object: Callable[[str], Any] | None = None  # writes the object that it was made of
         self.stop_ids = self._checked_stop_ids(stop_ids, source)
         self._front = _front_special_tokens(tokenizer)
+        self._render: Callable[[Messages], str] = partial(refuse_chat, source)
 
     def _checked_stop_ids(self, stop_ids: Iterable[int], source: str) -> tuple[int, ...]:
         if isinstance(stop_ids, str) or not isinstance(stop_ids, Iterable):
@@ -134,6 +137,7 @@ class Vocabulary:
         vocabulary = cls(tokenizer, stop_ids, str(path))
         if path.is_dir():
             vocabulary._settings = {file.name: file.read_bytes() for file in setting_files(path)}
+            vocabulary._render = FolderChat(vocabulary._settings, repr(str(path)))
         return vocabulary
 
     @classmethod
@@ -152,8 +156,10 @@ class Vocabulary:
         if adopted is None:
             raise TypeError(f"tokenizer is {shown(tokenizer)} of type {type_name(tokenizer)}; give {_ALLOWED}")
         own_stop_ids = adopted.stop_ids if stop_ids is None else stop_ids
-        vocabulary = cls(adopted.tokenizer, own_stop_ids, f"the tokenizer of type {type_name(tokenizer)}")
+        source = f"the tokenizer of type {type_name(tokenizer)}"
+        vocabulary = cls(adopted.tokenizer, own_stop_ids, source)
         vocabulary._save_object = adopted.save
+        vocabulary._render = ObjectChat(tokenizer, source)
         return vocabulary
 
     def is_of_symbols(self, symbols: Sequence[str]) -> bool:
@@ -161,21 +167,38 @@ class Vocabulary:
         ids = {symbol: position for position, symbol in enumerate(symbols)}
         return self.tokenizer.get_vocab(with_added_tokens=True) == ids
 
-    def encode(self, text: str) -> list[int]:
+    def render(self, messages: Messages) -> str:
+        """The text of a chat, with all special tokens, as the tokenizer's chat template writes it; see `textgym.chat`.
+
+        Args:
+            messages: as `textgym.chat.checked_prompt` returns them.
+
+        Raises:
+            ImportError: jinja2 is not installed.
+            ValueError: there is no template, or it does not take these messages.
+        """
+        return self._render(messages)
+
+    def encode(self, text: str, rendered: bool = False) -> list[int]:
         """Token ids of a text, with the BOS that the tokenizer puts in front, if any; no closing special token.
+
+        Args:
+            text: the text.
+            rendered: whether it is that of a chat, which holds its special tokens: nothing is put in front.
 
         Raises:
             ValueError: the text holds something that the vocabulary has no token for.
         """
-        return self.encode_batch([text])[0]
+        return self.encode_batch([text], [rendered])[0]
 
-    def encode_batch(self, texts: list[str]) -> list[list[int]]:
-        """Token ids of several texts; see `encode`."""
+    def encode_batch(self, texts: list[str], rendered: Sequence[bool] | None = None) -> list[list[int]]:
+        """Token ids of several texts, and whether each is that of a chat; see `encode`."""
         try:
             bodies = [encoding.ids for encoding in self.tokenizer.encode_batch(texts, add_special_tokens=False)]
         except Exception as error:  # the library raises bare Exception and does not say where
             raise ValueError(explain(self.tokenizer, texts, error)) from error
-        return [[*self._front, *body] for body in bodies]
+        whole = rendered or [False] * len(texts)
+        return [body if own else [*self._front, *body] for body, own in zip(bodies, whole, strict=True)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens stay visible."""

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,3 +219,94 @@ def test_it_works_in_a_base_install(folder):
     )
     assert result.returncode == 0, result.stderr
     assert len(result.stdout.splitlines()) == 8
+
+
+CHAT_MODEL = Path(__file__).parents[1] / "textgym" / "chat_model"
+CHATS = """{"prompt": [{"role": "user", "content": "ab"}], "answer": "x"}
+{"prompt": "ab"}
+{"prompt": [{"role": "user"}]}
+{"prompt": []}
+{"prompt": [{"role": "user", "content": 3}]}
+{"prompt": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "a"}]}
+{"prompt": [{"role": "user", "content": "a?"}]}
+"""
+MALFORMED = [
+    "chats.jsonl line 3: field 'prompt': messages[0] has no 'content', only ['role'].",
+    "chats.jsonl line 4: field 'prompt' is an empty list; give a str, or at least one message",
+    "chats.jsonl line 5: field 'prompt': messages[0]['content'] is 3 of type int; give a str",
+]
+SEEN = """
+def score(prompts, completions, messages):
+    with open("seen", "a") as file:
+        file.writelines(f"{prompt!r} {chat!r}\\n" for prompt, chat in zip(prompts, messages))
+    return [0.0] * len(prompts)
+"""
+
+
+@pytest.fixture
+def chats(folder):
+    (folder / "chats.jsonl").write_text(CHATS)
+    (folder / "seen.py").write_text(SEEN)
+    return folder
+
+
+def test_bad_chats_are_listed_and_good_ones_tried_with_a_template(chats):
+    flags = ("--prompts", "chats.jsonl", "--model", CHAT_MODEL, "--reward", "seen.py:score", "--max-new-tokens", 2)
+    result = check(chats, *flags)
+    lines = result.stdout.splitlines()
+    assert result.returncode == 1
+    assert lines[:3] == MALFORMED
+    assert lines[3].startswith(
+        "chats.jsonl line 7: field 'prompt': no token for '?' at character 8 of '<bos>U:a?<eos>A:'"
+    )
+    assert lines[4:8] == [
+        "chats.jsonl: 3 good rows, 4 bad",
+        "columns beside the prompt: 'answer' (missing in 2 of 3 rows), 'messages' (missing in 1 of 3 rows)",
+        "tokens of a prompt: 2 to 8, median 7",  # <bos> ab; <bos> U : ab <eos> A :; <bos> U : b <eos> A : a
+        "prompts that stand there a second time: 0",
+    ]
+    assert sorted((chats / "seen").read_text().splitlines()) == [
+        "'<bos>U:ab<eos>A:' [{'role': 'user', 'content': 'ab'}]",
+        "'<bos>U:b<eos>A:a' [{'role': 'user', 'content': 'b'}, {'role': 'assistant', 'content': 'a'}]",
+        "'ab' None",
+    ]
+
+
+def test_without_a_tokenizer_the_contents_of_chats_are_checked(chats):
+    result = check(chats, "--prompts", "chats.jsonl", "--reward", "seen.py:score")
+    lines = result.stdout.splitlines()
+    assert (result.returncode, lines[:3]) == (1, MALFORMED)
+    assert lines[3:7] == [
+        "chats.jsonl: 4 good rows, 3 bad",
+        "rows of messages: 3; with a --tokenizer or --model, its chat template writes their text",
+        "columns beside the prompt: 'answer' (missing in 3 of 4 rows), 'messages' (missing in 1 of 4 rows)",
+        "characters of a prompt: 2 to 3, median 2",  # ab, ab, b and a on a line each, a?
+    ]
+    assert set((chats / "seen").read_text().splitlines()) <= {
+        "'ab' [{'role': 'user', 'content': 'ab'}]",
+        "'b\\na' [{'role': 'user', 'content': 'b'}, {'role': 'assistant', 'content': 'a'}]",
+        "'a?' [{'role': 'user', 'content': 'a?'}]",
+        "'ab' None",
+    }
+
+
+def test_chats_of_a_tokenizer_without_a_template_are_bad_rows(chats):
+    result = check(chats, "--prompts", "chats.jsonl", "--model", "model")
+    lacking = [line for line in result.stdout.splitlines() if "has no chat template" in line]
+    assert [line.split(":")[0] for line in lacking] == [f"chats.jsonl line {number}" for number in (1, 6, 7)]
+    assert "chats.jsonl: 1 good rows, 6 bad" in result.stdout and "'model' has no chat template" in lacking[0]
+
+
+@pytest.mark.parametrize("flags", [(), ("--model", CHAT_MODEL)])
+def test_chats_in_a_base_install_need_jinja2_for_the_template_alone(chats, flags):
+    command = "import sys; sys.modules['jinja2'] = None; from agents.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", command, "check", "--prompts", "chats.jsonl", *flags],
+        cwd=chats,
+        env=offline_environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 1
+    assert ("pip install -U 'textgym[chat]'" in result.stderr) == bool(flags)
+    assert ("4 good rows, 3 bad" in result.stdout) != bool(flags)

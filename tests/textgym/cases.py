@@ -4,6 +4,7 @@ The contract suite walks this table; a task or an option joins it by a row, a bu
 """
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -56,6 +57,15 @@ def log_prob(observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
     return -(actions + 1.0) * (observations < 4).sum(axis=1) / 5
 
 
+def said(completions: list[str], messages: list[list[dict[str, Any]] | None]) -> list[float]:
+    """How often letters of the first message come in the completion, and an eighth for every message."""
+    asked = [chat or [{"content": ""}] for chat in messages]
+    return [
+        sum(text.count(char) for char in set(chat[0]["content"])) + len(chat) / 8
+        for text, chat in zip(completions, asked, strict=True)
+    ]
+
+
 def any_prompt(generator: np.random.Generator) -> dict[str, Any]:
     """A row of up to four letters, and the number of its `a`."""
     text = "".join("ab"[int(place)] for place in generator.integers(2, size=int(generator.integers(5))))
@@ -95,6 +105,11 @@ textgym.register_task("no_repeat", make_no_repeat)
 
 _SYMBOLS = ["a", "b", "ab", "<eos>"]
 _COLUMNS = [{"prompt": "ab", "answer": "ba"}, {"prompt": "abba", "hint": [1, 2]}, {"prompt": "a", "answer": None}]
+_CHATS = [
+    {"prompt": [{"role": "user", "content": "ab"}]},
+    {"prompt": [{"role": "user", "content": "b"}, {"role": "assistant", "content": "a"}]},
+    "ba",
+]
 _OWN: dict[str, dict[str, Any]] = {
     "columns": dict(tokenizer=_SYMBOLS, prompts=_COLUMNS, reward=answer_share, max_new_tokens=5),
     "empty_prompt": dict(tokenizer=_SYMBOLS, prompts=[""], reward=weighted_ids, max_new_tokens=4),
@@ -127,6 +142,13 @@ _OWN: dict[str, dict[str, Any]] = {
     "dict": dict(tokenizer=_SYMBOLS, prompts=_COLUMNS, reward=answer_share, max_new_tokens=3, observation="dict"),
     "text_info": dict(
         tokenizer=_SYMBOLS, prompts=_COLUMNS, reward=answer_share, max_new_tokens=4, text_info=True, stop=["aa"]
+    ),
+    "chat": dict(
+        tokenizer=str(Path(__file__).parent / "chat_model"),
+        prompts=_CHATS,
+        reward=said,
+        max_new_tokens=4,
+        text_info=True,
     ),
     "several_rewards": dict(
         tokenizer=_SYMBOLS,
