@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-import gymnasium as gym
 import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
@@ -16,7 +15,8 @@ from transformers.utils.logging import disable_progress_bar
 from agents.defaults import default_episodes, default_timesteps
 from agents.display import Display, known, samples, say
 from agents.learner import Callback, PolicyGradient, Update
-from agents.policy import TransformerPolicy, check_model_folder
+from agents.opening import check_model, described, make_envs, open_policy, sampling_keywords, setup_errors
+from agents.policy import TransformerPolicy
 from agents.rollout import collect
 from agents.run_folder import RunFolder, check_run_dir, choose_run_dir
 from agents.settings import TrainSettings
@@ -25,10 +25,6 @@ from textgym.problem import Problem
 from textgym.vector_env import TextGenVectorEnv
 
 _TRIAL_PROMPTS = 3
-
-
-class SetupError(RuntimeError):
-    """The environment, the model or the reward cannot be built from the settings; the message says why."""
 
 
 class StopSignal:
@@ -90,17 +86,13 @@ def train(settings: TrainSettings) -> int:
 
 
 def _build(settings: TrainSettings) -> PolicyGradient:
-    if settings.model is not None:
-        check_model_folder(settings.model)
-    try:
-        envs = gym.make_vec("textgym:TextGen-v0", **settings.env_keywords())
-        assert isinstance(envs, TextGenVectorEnv)
+    check_model(settings)
+    with setup_errors():
+        envs = make_envs(settings.env_keywords())
         policy = _make_policy(settings, envs)
         timesteps, horizon = _default_timesteps(policy, envs.problem), envs.problem.max_new_tokens
         episodes = settings.advanced.episodes_per_update or default_episodes(timesteps, horizon, settings.group_size)
         return _make_learner(settings, policy, TextGenVectorEnv(episodes, problem=envs.problem))
-    except (ImportError, AttributeError, TypeError, ValueError, MemoryError) as error:
-        raise SetupError(str(error)) from error
 
 
 def _problem(learner: PolicyGradient) -> Problem:
@@ -144,18 +136,13 @@ def _learn(learner: PolicyGradient, timesteps: int, after_update: Callback, run:
 
 
 def _make_policy(settings: TrainSettings, envs: TextGenVectorEnv) -> TransformerPolicy:
-    advanced = settings.advanced
     if settings.model is not None:
-        return TransformerPolicy.from_pretrained(
-            settings.model, vocabulary=envs.vocabulary, temperature=advanced.temperature, seed=settings.seed
-        )
-    return TransformerPolicy.small(
-        envs,
-        d_model=advanced.d_model,
-        num_layers=advanced.num_layers,
-        temperature=1.0 if advanced.temperature is None else advanced.temperature,
-        seed=settings.seed,
+        return open_policy(settings, envs.vocabulary, settings.seed)
+    advanced = settings.advanced
+    policy = TransformerPolicy.small(
+        envs, advanced.d_model, advanced.num_layers, seed=settings.seed, **sampling_keywords(settings)
     )
+    return policy.to(device=settings.device, dtype=getattr(torch, advanced.dtype))
 
 
 def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: TextGenVectorEnv) -> PolicyGradient:
@@ -176,12 +163,11 @@ def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: Text
 
 def _print_header(settings: TrainSettings, learner: PolicyGradient) -> None:
     problem = _problem(learner)
-    own = f"{len(problem.prompts)} prompts" if problem.prompts.sized else "prompts from a function"
-    what = f"task {problem.task.name}, level {problem.task.level}" if problem.task else own
     weights = sum(parameter.numel() for parameter in learner.policy.parameters())
     say(
-        f"textgym train: {what}; {settings.algorithm}, scheme {settings.scheme}; {problem.vocabulary.size} tokens, "
-        f"up to {problem.max_new_tokens} new ones; {weights:,} weights; seed {settings.seed}"
+        f"textgym train: {described(problem)}; {settings.algorithm}, scheme {settings.scheme}; "
+        f"{problem.vocabulary.size} tokens, up to {problem.max_new_tokens} new ones; {weights:,} weights; "
+        f"seed {settings.seed}"
     )
 
 
