@@ -3,33 +3,20 @@
 Imports nothing heavy until it knows what to do; a base install without the `agents` extra is told how to get it.
 """
 
+import functools
+import importlib
 import importlib.util
 import io
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from textgym.errors import did_you_mean
 from textgym.escape import escape
 
 if TYPE_CHECKING:
-    from agents.settings import TrainSettings
+    from agents.env_settings import ModelSettings
 
-_COMMANDS = {
-    "train": "train a policy with policy gradients",
-    "tasks": "list the built-in tasks",
-    "check": "check a prompt file, and try a reward function on it",
-}
-_LATER = (
-    "sample",
-    "evaluate",
-    "doctor",
-    "report",
-    "pretrain",
-    "train-reward",
-    "lint-reward",
-    "replay",
-)
 _NEEDED = ("torch", "transformers", "safetensors", "tyro", "rich", "tensorboard")
 _LINE_END = "\n"
 _DONE, _FAILED, _WRONG_USAGE, _INTERRUPTED = 0, 1, 2, 130
@@ -58,17 +45,7 @@ def run(arguments: list[str]) -> int:
     if command not in _COMMANDS:
         hint = did_you_mean(command, [*_COMMANDS, *_LATER])
         return _complain(f"unknown command {command!r}; allowed: {', '.join(_COMMANDS)}.{hint}", _WRONG_USAGE)
-    if command == "tasks":
-        return _tasks(rest)
-    if command == "check":
-        return _check(rest)
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        needed = f"{', '.join(missing)} not installed; the command needs the extra 'agents'"
-        return _complain(
-            f"{needed}: pip install 'textgym[agents]', or pip install -e '.[agents]' in a checkout", _FAILED
-        )
-    return _train(rest)
+    return _COMMANDS[command].run(rest)
 
 
 def _tasks(arguments: list[str]) -> int:
@@ -92,40 +69,53 @@ def _check(arguments: list[str]) -> int:
     return _DONE
 
 
-def _train(arguments: list[str]) -> int:
-    from agents.settings import check_usage
+def _with_settings(name: str, settings_class: str, runner: str, arguments: list[str]) -> int:
+    """Run a command whose flags are the fields of a settings class.
 
-    settings = _parse(arguments)
+    Args:
+        name: of the command.
+        settings_class: "module:class" of settings with a method `check_usage`.
+        runner: "module:function" that takes the settings and returns the exit code.
+        arguments: the flags.
+    """
+    missing = [package for package in _NEEDED if importlib.util.find_spec(package) is None]
+    if missing:
+        needed = f"{', '.join(missing)} not installed; the command needs the extra 'agents'"
+        return _complain(
+            f"{needed}: pip install 'textgym[agents]', or pip install -e '.[agents]' in a checkout", _FAILED
+        )
+    settings: ModelSettings = _parse(name, _load(settings_class), arguments)
     try:
-        check_usage(settings)
+        settings.check_usage()
     except (TypeError, ValueError) as error:
         return _complain(str(error), _WRONG_USAGE)
-    from agents.train import SetupError, train
+    run_command = _load(runner)
+    from agents.opening import SetupError
     from textgym.errors import RewardError
 
     try:
-        return train(settings)
+        return run_command(settings)
     except (SetupError, RewardError, FloatingPointError, OSError, ValueError) as error:
         return _complain(str(error), _FAILED)
 
 
-def _parse(arguments: list[str]) -> "TrainSettings":
+def _load(place: str) -> Any:
+    module, name = place.split(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _parse(name: str, settings_class: type, arguments: list[str]) -> Any:
     """The settings that the flags name; ends the process with 2 at a flag that is not one, with 0 after the help."""
     import tyro
-
-    from agents.settings import AdvancedSettings, TrainSettings
-
-    class _Short(TrainSettings):
-        advanced: tyro.conf.Suppress[tyro.conf.OmitArgPrefixes[AdvancedSettings]]
 
     # What is suppressed is not parsed either, so the short form serves the help alone.
     short = any(flag in arguments for flag in ("-h", "--help"))
     if "--help-all" in arguments:
         arguments = ["--help"]
     return tyro.cli(
-        _Short if short else TrainSettings,
-        prog="textgym train",
-        description=TrainSettings.__doc__,
+        _without_advanced(settings_class) if short else settings_class,
+        prog=f"textgym {name}",
+        description=settings_class.__doc__,
         args=arguments,
         config=(
             tyro.conf.DisallowNone,
@@ -136,9 +126,48 @@ def _parse(arguments: list[str]) -> "TrainSettings":
     )
 
 
+def _without_advanced(settings_class: type) -> type:
+    """The settings class with its field `advanced` hidden."""
+    import tyro
+
+    advanced = get_type_hints(settings_class)["advanced"]
+    hidden = tyro.conf.Suppress[tyro.conf.OmitArgPrefixes[advanced]]  # type: ignore[valid-type]
+    return type("Short", (settings_class,), {"__annotations__": {"advanced": hidden}})
+
+
+class _Command(NamedTuple):
+    """A command: what `textgym --help` says of it, and what takes its flags and returns the exit code."""
+
+    help: str
+    run: Callable[[list[str]], int]
+
+
+def _command(name: str, help_line: str, settings_class: str, runner: str) -> tuple[str, _Command]:
+    """The row of a command with a settings class; see `_with_settings`."""
+    return name, _Command(help_line, functools.partial(_with_settings, name, settings_class, runner))
+
+
+_COMMANDS: dict[str, _Command] = dict(
+    [
+        _command(
+            "train", "train a policy with policy gradients", "agents.settings:TrainSettings", "agents.train:train"
+        ),
+        _command(
+            "doctor",
+            "show what is installed, and check a model: padding, batch, cache, ratio, stop tokens",
+            "agents.doctor:DoctorSettings",
+            "agents.doctor:doctor",
+        ),
+        ("tasks", _Command("list the built-in tasks", _tasks)),
+        ("check", _Command("check a prompt file, and try a reward function on it", _check)),
+    ]
+)
+_LATER = ("sample", "evaluate", "report", "pretrain", "train-reward", "lint-reward", "replay")
+
+
 def _usage() -> str:
     lines = ["usage: textgym COMMAND [FLAGS]", ""]
-    lines += [f"  {name:<10} {what}" for name, what in _COMMANDS.items()]
+    lines += [f"  {name:<10} {command.help}" for name, command in _COMMANDS.items()]
     lines += ["", "textgym COMMAND --help shows the flags that matter most, --help-all every one."]
     return "\n".join(lines)
 

@@ -27,6 +27,7 @@ class Check(NamedTuple):
     name: str
     passed: bool
     detail: str  # what was found, with the figure and what is allowed
+    figure: float | None = None
 
 
 class SelfCheckError(ValueError):
@@ -58,13 +59,18 @@ def refuse_failed(checks: list[Check]) -> None:
         raise SelfCheckError(f"the model fails its self-check: {'; '.join(failed)}")
 
 
+def in_a_line(checks: list[Check]) -> str:
+    """The figures in short."""
+    figures = [f"{check.name} {check.figure:.2g}" for check in checks if check.figure is not None]
+    return f"self-check passed, differences: {', '.join(figures)}; {checks[-1].name} {checks[-1].detail}"
+
+
 def _compared(name: str, policy: TransformerPolicy, measure: Callable[[], float], what: str) -> Check:
     with torch.no_grad():
         difference = measure()
     allowed = tolerance(policy.model)
-    return Check(
-        name, difference <= allowed, f"{what} changes log-probs by {difference:.2g} nats (allowed {allowed:g})"
-    )
+    detail = f"{what} changes log-probs by {difference:.2g} nats (allowed {allowed:g})"
+    return Check(name, difference <= allowed, detail, difference)
 
 
 def _padding(policy: TransformerPolicy, observations: np.ndarray) -> float:
@@ -103,7 +109,7 @@ def _ratio(policy: TransformerPolicy, observations: np.ndarray, vocabulary: Voca
     worst = float(np.abs(np.exp(scored - rollout.log_probs) - 1)[rollout.mask].max())
     allowed = tolerance(policy.model)
     detail = f"π(a | s) scored over π(a | s) sampled differs from 1 by up to {worst:.2g} (allowed {allowed:g})"
-    return Check("ratio", worst <= allowed, detail)
+    return Check("ratio", worst <= allowed, detail, worst)
 
 
 def _stop_tokens(vocabulary: Vocabulary) -> Check:

@@ -7,23 +7,21 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.algorithms import make_algorithm
+from agents.env_settings import AdvancedEnvSettings, EnvSettings, check_positive, check_seed
 from textgym.errors import NotBuiltError
-from textgym.schemes import SCHEMES, make_scheme
-from textgym.stops import checked_stop_strings
-from textgym.tasks import DEFAULT_TASK, make_task
+from textgym.tasks import DEFAULT_TASK
 
-_MOST_SEED, _MOST_THREADS = 2**63, 1024
+_MOST_THREADS = 1024
 
 _POSITIVE = (
     "episodes_per_update",
     "max_grad_norm",
     "tokens_per_microbatch",
-    "temperature",
     "d_model",
     "num_layers",
+    "lora_rank",
     "num_threads",
     "trajectory_interval",
-    "reward_timeout",
 )
 
 # What the next command leaves out: the policy holds its shape and temperature, and a run has a folder of its own.
@@ -33,8 +31,11 @@ _NOT_CARRIED_ON = frozenset(
 
 
 @dataclass(frozen=True)
-class AdvancedSettings:
+class AdvancedSettings(AdvancedEnvSettings):
     """Settings that rarely need a change."""
+
+    prompt_order: Literal["random", "sequential"] = "random"
+    """Whether each group of episodes draws its prompt, or they take them in order."""
 
     episodes_per_update: int | None = None
     """Episodes of one update, a multiple of the group size; by default 16 to 256, about 2,048 tokens in all."""
@@ -48,35 +49,17 @@ class AdvancedSettings:
     tokens_per_microbatch: int = 16_384
     """Most tokens in one forward pass of an update; changes memory and speed, not the result."""
 
-    temperature: float | None = None
-    """Temperature of the policy, in sampling and in scoring; the saved policy's, or 1."""
-
     d_model: int = 64
     """Width of the small policy that is made without --model."""
 
     num_layers: int = 2
     """Transformer blocks of the small policy that is made without --model."""
 
-    max_prompt_tokens: int | None = None
-    """Longest prompt allowed, in tokens; by default the longest of the prompts."""
+    lora_rank: int | None = None
+    """Train LoRA adapters of this rank alone, and save them merged; needs the extra "lora"."""
 
-    prompt_order: Literal["random", "sequential"] = "random"
-    """Whether each group of episodes draws its prompt, or they take them in order."""
-
-    on_limit: Literal["terminate", "truncate"] = "terminate"
-    """How an episode ends at the horizon; the reward is paid either way."""
-
-    on_illegal_action: Literal["raise", "terminate"] = "raise"
-    """What a token that the task forbids leads to; the policy itself never chooses one."""
-
-    on_reward_error: Literal["raise", "drop"] = "raise"
-    """Whether a reward function that fails ends the run, or its episode is dropped, and nothing learned from it."""
-
-    reward_timeout: float | None = None
-    """Seconds that a call of a reward function may take; by default any time."""
-
-    isolate_reward: bool = False
-    """Run each reward function in a process of its own."""
+    gradient_checkpointing: bool = False
+    """Compute activations again for the gradient rather than keep them: less memory, more time."""
 
     num_threads: int = 1
     """Threads of torch; one is faster than two on small models."""
@@ -86,41 +69,14 @@ class AdvancedSettings:
 
 
 @dataclass(frozen=True)
-class TrainSettings:
+class TrainSettings(EnvSettings):
     """Train a policy with policy gradients; with no flags, a small one on the task `sort`."""
-
-    task: str | None = None
-    """A built-in task; `textgym tasks` lists them. By default sort."""
-
-    level: int | None = None
-    """Difficulty of the task, 1 the easiest."""
-
-    model: Path | None = None
-    """Hugging Face folder of a causal language model; without it a small one is made."""
-
-    prompts: Path | None = None
-    """A .txt, .jsonl, .csv or .parquet file with a "prompt" in each row; other columns reach the reward function."""
-
-    tokenizer: Path | None = None
-    """A tokenizer.json or a Hugging Face folder; by default the model's."""
-
-    reward: str | None = None
-    """The function that scores texts: file.py:function or module:function."""
-
-    scheme: str = "terminal"
-    """When a score is paid: terminal, prefix_delta."""
-
-    stop: tuple[str, ...] = ()
-    """A string that ends the text; may be given several times."""
 
     algorithm: str = "rloo"
     """reinforce, reinforce_baseline, reinforce_to_go, rloo."""
 
     group_size: int = 8
     """Episodes that share a prompt."""
-
-    max_new_tokens: int | None = None
-    """Horizon in tokens, the stop token included; the task's, or 32."""
 
     total_timesteps: int | None = None
     """Tokens to generate; by default those of about two minutes on one core, 10,000 to 200,000."""
@@ -140,9 +96,6 @@ class TrainSettings:
     overwrite: bool = False
     """Replace the run that the folder holds."""
 
-    device: Literal["cpu"] = "cpu"
-    """Where the model runs."""
-
     advanced: AdvancedSettings = field(default_factory=AdvancedSettings)
 
     @property
@@ -156,25 +109,7 @@ class TrainSettings:
 
     def env_keywords(self) -> dict[str, Any]:
         """The keywords of the environment."""
-        source, advanced = self.tokenizer or self.model, self.advanced  # with a model and no tokenizer, the model's
-        given = {
-            "task": self.task,
-            "level": self.level,
-            "prompts": None if self.prompts is None else str(self.prompts),
-            "tokenizer": None if source is None else str(source),
-            "reward": self.reward,
-            "scheme": self.scheme,
-            "stop": list(self.stop),
-            "max_new_tokens": self.max_new_tokens,
-            "max_prompt_tokens": advanced.max_prompt_tokens,
-            "prompt_order": advanced.prompt_order,
-            "on_limit": advanced.on_limit,
-            "on_illegal_action": advanced.on_illegal_action,
-            "on_reward_error": advanced.on_reward_error,
-            "reward_timeout": advanced.reward_timeout,
-            "isolate_reward": advanced.isolate_reward,
-        }
-        return {name: value for name, value in given.items() if value is not None}
+        return super().env_keywords() | {"prompt_order": self.advanced.prompt_order}
 
     def name(self) -> str:
         """A name for the run: what is trained on, and how."""
@@ -199,60 +134,28 @@ class TrainSettings:
             words += ["--task", DEFAULT_TASK]
         return shlex.join(words)
 
-
-def check_usage(settings: TrainSettings) -> None:
-    """Refuse what is wrong with the command itself, before a file is read.
-
-    Raises:
-        TypeError, ValueError: a name or number outside what is allowed, or flags that do not go together.
-    """
-    if settings.resume is not None:
-        raise NotBuiltError("--resume is not built yet; start a new run, or train on from a policy with --model")
-    for flag in ("group_size", "max_new_tokens", "total_timesteps", "learning_rate"):
-        _positive(flag, getattr(settings, flag))
-    advanced = settings.advanced
-    for flag in _POSITIVE:
-        _positive(flag, getattr(advanced, flag))
-    if not 0 <= advanced.entropy_coef < math.inf:
-        raise ValueError(f"--entropy-coef {advanced.entropy_coef}; give a finite number of at least 0")
-    if not 0 <= settings.seed < _MOST_SEED:
-        raise ValueError(f"--seed {settings.seed}; give 0 to {_MOST_SEED - 1}")
-    if advanced.num_threads > _MOST_THREADS:
-        raise ValueError(f"--num-threads {advanced.num_threads}; give 1 to {_MOST_THREADS}")
-    _check_scheme(settings.scheme)
-    checked_stop_strings(settings.stop)
-    algorithm = make_algorithm(settings.algorithm)
-    if settings.task is not None or settings.level is not None:
-        make_task(settings.task or DEFAULT_TASK, settings.level)
-    _check_own_prompts(settings)
-    episodes = advanced.episodes_per_update or settings.group_size
-    if episodes % settings.group_size or settings.group_size < algorithm.min_group_size:
-        raise ValueError(
-            f"--group-size {settings.group_size} with {episodes} episodes per update: the group size must divide the "
-            f"episodes and be at least {algorithm.min_group_size} for {algorithm.name}"
-        )
-
-
-def _check_scheme(scheme: str) -> None:
-    try:
-        make_scheme(scheme)
-    except ValueError as error:
-        if scheme not in SCHEMES:
-            raise
-        raise ValueError(
-            f"--scheme {scheme} is for Python alone: {error}. A flag takes terminal or prefix_delta"
-        ) from error
-
-
-def _check_own_prompts(settings: TrainSettings) -> None:
-    if settings.prompts is None or settings.task is not None:
-        return
-    if settings.level is not None:
-        raise ValueError(f"--level {settings.level} needs a --task")
-    if settings.tokenizer is None and settings.model is None:
-        raise ValueError("--prompts needs a --model, or a --tokenizer for the small model that is made without one")
-    if settings.reward is None:
-        raise ValueError("--prompts needs a --reward: file.py:function or module:function")
+    def check_usage(self) -> None:
+        """As `ModelSettings.check_usage`."""
+        if self.resume is not None:
+            raise NotBuiltError("--resume is not built yet; start a new run, or train on from a policy with --model")
+        for flag in ("group_size", "total_timesteps", "learning_rate"):
+            check_positive(flag, getattr(self, flag))
+        advanced = self.advanced
+        for flag in _POSITIVE:
+            check_positive(flag, getattr(advanced, flag))
+        if not 0 <= advanced.entropy_coef < math.inf:
+            raise ValueError(f"--entropy-coef {advanced.entropy_coef}; give a finite number of at least 0")
+        check_seed(self.seed)
+        if advanced.num_threads > _MOST_THREADS:
+            raise ValueError(f"--num-threads {advanced.num_threads}; give 1 to {_MOST_THREADS}")
+        super().check_usage()
+        algorithm = make_algorithm(self.algorithm)
+        episodes = advanced.episodes_per_update or self.group_size
+        if episodes % self.group_size or self.group_size < algorithm.min_group_size:
+            raise ValueError(
+                f"--group-size {self.group_size} with {episodes} episodes per update: the group size must divide the "
+                f"episodes and be at least {algorithm.min_group_size} for {algorithm.name}"
+            )
 
 
 def _words(flag: str, value: Any) -> list[str]:
@@ -262,8 +165,3 @@ def _words(flag: str, value: Any) -> list[str]:
     if isinstance(value, tuple):
         return [f"{flag}={one}" for one in value]  # one that begins with a dash would be taken for a flag
     return [flag, str(value)]
-
-
-def _positive(flag: str, value: float | None) -> None:
-    if value is not None and not 0 < value < math.inf:
-        raise ValueError(f"--{flag.replace('_', '-')} {value}; give a finite number above 0")

@@ -7,8 +7,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-import gymnasium as gym
 import numpy as np
 import torch
 from transformers.utils.logging import disable_progress_bar
@@ -16,20 +16,17 @@ from transformers.utils.logging import disable_progress_bar
 from agents.defaults import default_episodes, default_timesteps
 from agents.display import Display, known, samples, say
 from agents.learner import Callback, PolicyGradient, Update
-from agents.models import check_model_folder
+from agents.opening import check_model, described, make_envs, open_policy, sampling_keywords, setup_errors
 from agents.policy import TransformerPolicy
 from agents.rollout import collect
 from agents.run_folder import RunFolder, check_run_dir, choose_run_dir
+from agents.self_check import in_a_line, refuse_failed, self_check
 from agents.settings import TrainSettings
 from textgym.escape import escape
 from textgym.problem import Problem
 from textgym.vector_env import TextGenVectorEnv
 
 _TRIAL_PROMPTS = 3
-
-
-class SetupError(RuntimeError):
-    """The environment, the model or the reward cannot be built from the settings; the message says why."""
 
 
 class StopSignal:
@@ -77,6 +74,7 @@ def train(settings: TrainSettings) -> int:
         check_run_dir(settings.run_dir, settings.overwrite, settings.inputs())  # before any work
         learner = _build(settings)
         _print_header(settings, learner)
+        _check_itself(learner)
         if settings.on_own_prompts:
             _try_reward(learner)
         timesteps = settings.total_timesteps or _default_timesteps(learner.policy, _problem(learner))
@@ -91,17 +89,13 @@ def train(settings: TrainSettings) -> int:
 
 
 def _build(settings: TrainSettings) -> PolicyGradient:
-    if settings.model is not None:
-        check_model_folder(settings.model)
-    try:
-        envs = gym.make_vec("textgym:TextGen-v0", **settings.env_keywords())
-        assert isinstance(envs, TextGenVectorEnv)
+    check_model(settings)
+    with setup_errors():
+        envs = make_envs(settings.env_keywords())
         policy = _make_policy(settings, envs)
         timesteps, horizon = _default_timesteps(policy, envs.problem), envs.problem.max_new_tokens
         episodes = settings.advanced.episodes_per_update or default_episodes(timesteps, horizon, settings.group_size)
         return _make_learner(settings, policy, TextGenVectorEnv(episodes, problem=envs.problem))
-    except (ImportError, AttributeError, TypeError, ValueError, MemoryError) as error:
-        raise SetupError(str(error)) from error
 
 
 def _problem(learner: PolicyGradient) -> Problem:
@@ -146,17 +140,16 @@ def _learn(learner: PolicyGradient, timesteps: int, after_update: Callback, run:
 
 def _make_policy(settings: TrainSettings, envs: TextGenVectorEnv) -> TransformerPolicy:
     advanced = settings.advanced
+    keywords: dict[str, Any] = {
+        "lora_rank": advanced.lora_rank,
+        "gradient_checkpointing": advanced.gradient_checkpointing,
+    }
     if settings.model is not None:
-        return TransformerPolicy.from_pretrained(
-            settings.model, vocabulary=envs.vocabulary, temperature=advanced.temperature, seed=settings.seed
-        )
-    return TransformerPolicy.small(
-        envs,
-        d_model=advanced.d_model,
-        num_layers=advanced.num_layers,
-        temperature=1.0 if advanced.temperature is None else advanced.temperature,
-        seed=settings.seed,
+        return open_policy(settings, envs.vocabulary, settings.seed, **keywords)
+    policy = TransformerPolicy.small(
+        envs, advanced.d_model, advanced.num_layers, seed=settings.seed, **sampling_keywords(settings), **keywords
     )
+    return policy.to(device=settings.device, dtype=getattr(torch, advanced.dtype))
 
 
 def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: TextGenVectorEnv) -> PolicyGradient:
@@ -177,13 +170,18 @@ def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: Text
 
 def _print_header(settings: TrainSettings, learner: PolicyGradient) -> None:
     problem = _problem(learner)
-    own = f"{len(problem.prompts)} prompts" if problem.prompts.sized else "prompts from a function"
-    what = f"task {problem.task.name}, level {problem.task.level}" if problem.task else own
     weights = sum(parameter.numel() for parameter in learner.policy.parameters())
     say(
-        f"textgym train: {what}; {settings.algorithm}, scheme {settings.scheme}; {problem.vocabulary.size} tokens, "
-        f"up to {problem.max_new_tokens} new ones; {weights:,} weights; seed {settings.seed}"
+        f"textgym train: {described(problem)}; {settings.algorithm}, scheme {settings.scheme}; "
+        f"{problem.vocabulary.size} tokens, up to {problem.max_new_tokens} new ones; {weights:,} weights; "
+        f"seed {settings.seed}"
     )
+
+
+def _check_itself(learner: PolicyGradient) -> None:
+    checks = self_check(learner.policy, _problem(learner).vocabulary)
+    refuse_failed(checks)
+    say(in_a_line(checks))
 
 
 def _try_reward(learner: PolicyGradient) -> None:

@@ -57,6 +57,8 @@ ADVANCED = {
     "max_grad_norm": 0.5,
     "tokens_per_microbatch": 512,
     "temperature": 2.0,
+    "dtype": "bfloat16",
+    "stop_ids": [1],
     "d_model": 32,
     "num_layers": 1,
     "max_prompt_tokens": 0,
@@ -72,9 +74,11 @@ ADVANCED = {
 
 
 def test_every_advanced_flag_is_read(tmp_path):
-    assert set(ADVANCED) == {field.name for field in dataclasses.fields(AdvancedSettings)}
+    sampling = {"top_k", "top_p", "min_p"}  # in tests/agents/test_opening.py
+    assert set(ADVANCED) | sampling == {field.name for field in dataclasses.fields(AdvancedSettings)}
     (tmp_path / "reward.py").write_text("def score(completions): return [0.5 for _ in completions]\n")
-    flags = [f"--{name.replace('_', '-')}{'' if value is True else f'={value}'}" for name, value in ADVANCED.items()]
+    given = {name: value[0] if isinstance(value, list) else value for name, value in ADVANCED.items()}
+    flags = [f"--{name.replace('_', '-')}{'' if value is True else f'={value}'}" for name, value in given.items()]
     result = textgym("train", *QUICK, *flags, "--reward", "reward.py:score", "--run-dir", "run", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     config = json.loads((tmp_path / "run" / "config.json").read_text())
@@ -110,7 +114,13 @@ def test_every_advanced_flag_is_read(tmp_path):
         (["train", "--isolate-reward", "yes"], "yes"),
         (["train", "--algorithm", "ppo"], "'ppo' is not built yet rloo"),
         (["train", "--resume", "runs/x"], "--resume is not built yet"),
-        (["train", "--device", "cuda"], "--device cpu"),
+        (["train", "--stop-ids", "2", "--stop-ids=-1"], "--stop-ids -1 from 0"),
+        (["train", "--dtype", "float16"], "--dtype 'float32' 'bfloat16'"),
+        (["train", "--temperature", "0"], "--temperature 0.0 above 0"),
+        (["train", "--top-k", "0"], "--top-k 0 above 0"),
+        (["train", "--top-p", "0"], "--top-p 0.0 above 0, at most 1"),
+        (["train", "--top-p", "1.5"], "--top-p 1.5 above 0, at most 1"),
+        (["train", "--min-p", "-0.5"], "--min-p -0.5 from 0 to 1"),
         (["train", "--group-size", "1"], "--group-size 1 at least 2 for rloo"),
         (["train", "--learning-rate", "0"], "--learning-rate 0.0 above 0"),
         (["train", "--learning-rate", "inf"], "--learning-rate inf finite"),
@@ -137,6 +147,8 @@ def test_wrong_usage_is_refused_with_2(arguments, words, tmp_path):
     ("arguments", "words"),
     [
         (["--model", "nowhere"], ["nowhere", "config.json"]),
+        (["--device", "cuda:99"], ["--device 'cuda:99' is not available", "cpu"]),
+        (["--device", "gpu"], ["--device 'gpu' is not available", "cpu"]),
         (["--task", "sort", "--reward", "absent.py:score"], ["absent.py"]),
         (["--task", "sort", "--reward", "reward.py:scroe"], ["scroe", "Did you mean 'score'"]),
         (["--task", "sort", "--reward", "reward.py:fails"], ["'fails'", "ZeroDivisionError", "prompt:", "completion:"]),

@@ -1,0 +1,101 @@
+"""What a command opens: the model's folder as a policy, the keywords as an environment, or one message why not."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import gymnasium as gym
+import torch
+
+from agents.env_settings import ModelSettings
+from agents.models import check_model_folder
+from agents.policy import TransformerPolicy
+from textgym.errors import did_you_mean
+from textgym.escape import excerpt
+from textgym.problem import Problem
+from textgym.vector_env import TextGenVectorEnv
+from textgym.vocabulary import Vocabulary
+
+
+class SetupError(RuntimeError):
+    """The environment, the model or the reward cannot be built from the settings; the message says why."""
+
+
+@contextlib.contextmanager
+def setup_errors() -> Iterator[None]:
+    """Turn what building raises into a `SetupError`."""
+    try:
+        yield
+    except (ImportError, AttributeError, TypeError, ValueError, MemoryError) as error:
+        raise SetupError(str(error)) from error
+
+
+def check_model(settings: ModelSettings) -> None:
+    """Refuse a folder without a model, and a device that this machine does not have, before any work.
+
+    Raises:
+        FileNotFoundError, SetupError: no model there, or no such device here.
+    """
+    if settings.model is not None:
+        check_model_folder(settings.model)
+    devices = available_devices()
+    if settings.device not in devices and not (settings.device == "cuda" and torch.cuda.device_count()):
+        raise SetupError(
+            f"--device {excerpt(settings.device)} is not available; here are {', '.join(devices)}."
+            f"{did_you_mean(settings.device, devices)}"
+        )
+
+
+def available_devices() -> list[str]:
+    """The names of the devices that a model can run on here, the CPU first.
+
+    >>> available_devices()[0]
+    'cpu'
+    """
+    mps = ["mps"] if torch.backends.mps.is_available() else []
+    return ["cpu", *mps, *(f"cuda:{index}" for index in range(torch.cuda.device_count()))]
+
+
+def make_envs(keywords: dict[str, Any]) -> TextGenVectorEnv:
+    """The vector environment of one row that `keywords` describe; what is played in has as many rows as it needs."""
+    envs = gym.make_vec("textgym:TextGen-v0", **keywords)
+    assert isinstance(envs, TextGenVectorEnv)
+    return envs
+
+
+def open_policy(
+    settings: ModelSettings, vocabulary: Vocabulary | None, seed: int, **keywords: Any
+) -> TransformerPolicy:
+    """The policy of the folder `settings.model` over an environment's vocabulary.
+
+    Args:
+        settings: of the command.
+        vocabulary: the environment's; None takes the folder's.
+        seed: of the policy's generator.
+        keywords: further ones of `TransformerPolicy`.
+
+    Raises:
+        FileNotFoundError, TypeError, ValueError: no model there, or one that does not fit the vocabulary or the flags.
+    """
+    assert settings.model is not None
+    keywords |= {"dtype": getattr(torch, settings.advanced.dtype), "device": settings.device}
+    return TransformerPolicy.from_pretrained(
+        settings.model, vocabulary, seed=seed, **sampling_keywords(settings), **keywords
+    )
+
+
+def sampling_keywords(settings: ModelSettings) -> dict[str, Any]:
+    """The flags that change the policy's distribution, where they are given; the saved policy's hold otherwise."""
+    flags = {name: getattr(settings.advanced, name) for name in ("temperature", "top_k", "top_p", "min_p")}
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def described(problem: Problem) -> str:
+    """What is played, in a few words.
+
+    >>> described(make_envs({"task": "sort"}).problem)
+    'task sort, level 1'
+    """
+    if problem.task is not None:
+        return f"task {problem.task.name}, level {problem.task.level}"
+    return f"{len(problem.prompts)} prompts" if problem.prompts.sized else "prompts from a function"
