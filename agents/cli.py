@@ -8,6 +8,7 @@ import importlib
 import importlib.util
 import io
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
@@ -27,6 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a console that lacks a character ends no training
+    warnings.showwarning = _warn  # a line, without the place in our code
     try:
         code = run(list(sys.argv[1:] if arguments is None else arguments))
     except KeyboardInterrupt:
@@ -170,6 +172,10 @@ def _usage() -> str:
     lines += [f"  {name:<10} {command.help}" for name, command in _COMMANDS.items()]
     lines += ["", "textgym COMMAND --help shows the flags that matter most, --help-all every one."]
     return "\n".join(lines)
+
+
+def _warn(message: Warning | str, *_: Any, **__: Any) -> None:
+    print(f"textgym: warning: {escape(str(message), keep=_LINE_END)}", file=sys.stderr, flush=True)
 
 
 def _complain(message: str, code: int) -> int:

@@ -24,6 +24,9 @@ _EXTRAS = {
 class DoctorSettings(ModelSettings):
     """Show versions and threads, and check a model: padding, batch, prefix cache, ratio, stop tokens."""
 
+    model: Path | None = None
+    """Hugging Face folder of the causal language model to check."""
+
     tokenizer: Path | None = None
     """A tokenizer.json or a Hugging Face folder; by default the model's."""
 

@@ -68,6 +68,8 @@ ADVANCED = {
     "on_reward_error": "drop",
     "reward_timeout": 60.0,
     "isolate_reward": True,
+    "lora_rank": 2,
+    "gradient_checkpointing": True,
     "num_threads": 1,
     "trajectory_interval": 3,
 }
