@@ -169,10 +169,8 @@ def most_tokens(rows, before) -> int:
     return sum(max(1, len(row) - cached) for row, cached in zip(set(map(tuple, rows)), known, strict=True))
 
 
-@pytest.mark.parametrize("kind", MODELS)
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(rows=st.lists(history, min_size=1, max_size=5), events=st.lists(event, max_size=10))
-def test_any_sequence_of_events(kind, rows, events):
+def walk(kind: str, rows: list[list[int]], events) -> None:
+    """Ask the cache after each event, and compare with full forward passes."""
     model = make_model(kind)
     cache = PrefixCache(model, checksum=True)
     before = []
@@ -186,6 +184,24 @@ def test_any_sequence_of_events(kind, rows, events):
         np.testing.assert_allclose(cached_log_probs(cache, rows), plain_log_probs(model, rows), atol=3e-5)
         assert cache.tokens_fed - fed <= most_tokens(rows, before)
         before = rows
+
+
+many_rows, many_events = st.lists(history, min_size=1, max_size=5), st.lists(event, max_size=10)
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rows=many_rows, events=many_events)
+def test_any_sequence_of_events(kind, rows, events):
+    walk(kind, rows, events)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("kind", MODELS)
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(rows=many_rows, events=many_events)
+def test_any_sequence_of_events_at_length(kind, rows, events):
+    walk(kind, rows, events)
 
 
 @pytest.mark.parametrize("change", WEIGHTS.values(), ids=WEIGHTS)
