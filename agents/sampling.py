@@ -158,6 +158,7 @@ def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
     Returns:
         int64 [N, 1].
     """
-    cumulative = probs.double().cumsum(dim=-1)
-    reached = uniform.to(probs.device).double() * cumulative[:, -1:]
+    exact = torch.float32 if probs.device.type == "mps" else torch.float64  # which that device does not have
+    cumulative = probs.to(exact).cumsum(dim=-1)
+    reached = uniform.to(exact).to(probs.device) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, reached, right=True)

@@ -61,5 +61,5 @@ def _factors(device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     if (device, dtype) not in _FACTORS:
         generator = torch.Generator().manual_seed(0)
         drawn = torch.rand(2, _WIDTH, generator=generator, dtype=torch.float64) + 0.5
-        _FACTORS[device, dtype] = tuple(drawn.to(device, dtype).unbind())  # type: ignore[assignment]
+        _FACTORS[device, dtype] = tuple(drawn.to(dtype).to(device).unbind())  # type: ignore[assignment]
     return _FACTORS[device, dtype]
