@@ -152,11 +152,18 @@ _COMMANDS: dict[str, _Command] = dict(
         _command(
             "train", "train a policy with policy gradients", "agents.settings:TrainSettings", "agents.train:train"
         ),
+        _command("sample", "show what a model writes", "agents.sample_settings:SampleSettings", "agents.sample:sample"),
+        _command(
+            "evaluate",
+            "measure what a model's texts score",
+            "agents.evaluate_settings:EvaluateSettings",
+            "agents.evaluate:evaluate",
+        ),
         ("tasks", _Command("list the built-in tasks", _tasks)),
         ("check", _Command("check a prompt file, and try a reward function on it", _check)),
     ]
 )
-_LATER = ("sample", "evaluate", "doctor", "report", "pretrain", "train-reward", "lint-reward", "replay")
+_LATER = ("doctor", "report", "pretrain", "train-reward", "lint-reward", "replay")
 
 
 def _usage() -> str:

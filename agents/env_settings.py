@@ -5,7 +5,7 @@ class derived from these.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -48,6 +48,14 @@ class ModelSettings:
 
     advanced: AdvancedModelSettings = field(default_factory=AdvancedModelSettings)
 
+    needs_model: ClassVar[bool] = False  # whether nothing can be done without one
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings, the advanced ones among them, as JSON holds them."""
+        flat = {**asdict(self), **asdict(self.advanced)}
+        del flat["advanced"]
+        return {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
+
     def check_usage(self) -> None:
         """Refuse what is wrong with the command itself, before a file is read.
 
@@ -55,6 +63,8 @@ class ModelSettings:
             TypeError, ValueError: a name or number outside what is allowed, or flags that do not go together.
         """
         advanced = self.advanced
+        if self.model is None and self.needs_model:
+            raise ValueError("which model? Give --model FOLDER: a Hugging Face folder, or RUN/policy of a training")
         check_positive("temperature", advanced.temperature)
         check_positive("top_k", advanced.top_k)
         if advanced.top_p is not None and not 0 < advanced.top_p <= 1:

@@ -2,10 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import torch
+from gymnasium.vector import AutoresetMode
 
 from agents.env_settings import ModelSettings
 from agents.policy import TransformerPolicy, check_model_folder
@@ -14,6 +16,8 @@ from textgym.escape import excerpt
 from textgym.problem import Problem
 from textgym.vector_env import TextGenVectorEnv
 from textgym.vocabulary import Vocabulary
+
+_MOST_ROWS, _MOST_TOKENS = 256, 16_384  # of a wave of episodes
 
 
 class SetupError(RuntimeError):
@@ -60,6 +64,19 @@ def make_envs(keywords: dict[str, Any]) -> TextGenVectorEnv:
     envs = gym.make_vec("textgym:TextGen-v0", **keywords)
     assert isinstance(envs, TextGenVectorEnv)
     return envs
+
+
+def wave_envs(problem: Problem, episodes: int, in_order: bool) -> TextGenVectorEnv:
+    """What `collect` plays so many episodes in: no more rows than one forward pass should take.
+
+    Args:
+        problem: what is played.
+        episodes: how many will be.
+        in_order: whether prompts are taken in order, or drawn.
+    """
+    rows = max(1, min(episodes, _MOST_ROWS, _MOST_TOKENS // problem.max_length))
+    order = "sequential" if in_order else "random"
+    return TextGenVectorEnv(rows, autoreset_mode=AutoresetMode.DISABLED, problem=replace(problem, prompt_order=order))
 
 
 def open_policy(settings: ModelSettings, vocabulary: Vocabulary, seed: int) -> TransformerPolicy:

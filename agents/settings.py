@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -110,10 +110,8 @@ class TrainSettings(EnvSettings):
         return f"{source}-{self.algorithm}"
 
     def as_json(self) -> dict[str, Any]:
-        """All settings, as JSON holds them."""
-        flat = {**asdict(self), **asdict(self.advanced)}
-        del flat["advanced"], flat["resume"], flat["overwrite"]
-        return {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
+        """All settings that a run is made with, as JSON holds them."""
+        return {name: value for name, value in super().as_json().items() if name not in ("resume", "overwrite")}
 
     def next_command(self, policy: Path) -> str:
         """The command that trains on from a saved policy."""
