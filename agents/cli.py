@@ -154,6 +154,13 @@ _COMMANDS: dict[str, _Command] = dict(
         _command(
             "train", "train a policy with policy gradients", "agents.settings:TrainSettings", "agents.train:train"
         ),
+        _command("sample", "show what a model writes", "agents.sample_settings:SampleSettings", "agents.sample:sample"),
+        _command(
+            "evaluate",
+            "measure what a model's texts score",
+            "agents.evaluate_settings:EvaluateSettings",
+            "agents.evaluate:evaluate",
+        ),
         _command(
             "doctor",
             "show what is installed, and check a model: padding, batch, cache, ratio, stop tokens",
@@ -164,7 +171,7 @@ _COMMANDS: dict[str, _Command] = dict(
         ("check", _Command("check a prompt file, and try a reward function on it", _check)),
     ]
 )
-_LATER = ("sample", "evaluate", "report", "pretrain", "train-reward", "lint-reward", "replay")
+_LATER = ("report", "pretrain", "train-reward", "lint-reward", "replay")
 
 
 def _usage() -> str:

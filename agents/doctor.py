@@ -38,7 +38,7 @@ def doctor(settings: DoctorSettings) -> int:
         SetupError, OSError: the model cannot be opened.
         SelfCheckError: the model fails; all figures have been printed.
     """
-    from agents.opening import available_devices, check_model
+    from agents.opening import available_devices, prepare
     from agents.run_folder import describe_machine
 
     say(describe_machine().rstrip())
@@ -49,7 +49,7 @@ def doctor(settings: DoctorSettings) -> int:
     if settings.model is None:
         say("no model was checked: give --model FOLDER")
         return 0
-    check_model(settings)
+    prepare(settings)
     return _check_model(settings)
 
 

@@ -5,7 +5,7 @@ class derived from these.
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -14,6 +14,7 @@ from textgym.stops import checked_stop_strings
 from textgym.tasks import DEFAULT_TASK, make_task
 
 MOST_SEED = 2**63
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,9 @@ class AdvancedModelSettings:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights."""
 
+    num_threads: int = 1
+    """Threads of torch; one is faster than two on small models."""
+
 
 @dataclass(frozen=True)
 class ModelSettings:
@@ -48,6 +52,14 @@ class ModelSettings:
 
     advanced: AdvancedModelSettings = field(default_factory=AdvancedModelSettings)
 
+    needs_model: ClassVar[bool] = False  # whether nothing can be done without one
+
+    def as_json(self) -> dict[str, Any]:
+        """All settings, the advanced ones among them, as JSON holds them."""
+        flat = {**asdict(self), **asdict(self.advanced)}
+        del flat["advanced"]
+        return {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
+
     def check_usage(self) -> None:
         """Refuse what is wrong with the command itself, before a file is read.
 
@@ -55,6 +67,11 @@ class ModelSettings:
             TypeError, ValueError: a name or number outside what is allowed, or flags that do not go together.
         """
         advanced = self.advanced
+        if self.model is None and self.needs_model:
+            raise ValueError("which model? Give --model FOLDER: a Hugging Face folder, or RUN/policy of a training")
+        check_positive("num_threads", advanced.num_threads)
+        if advanced.num_threads > _MOST_THREADS:
+            raise ValueError(f"--num-threads {advanced.num_threads}; give 1 to {_MOST_THREADS}")
         check_positive("temperature", advanced.temperature)
         check_positive("top_k", advanced.top_k)
         if advanced.top_p is not None and not 0 < advanced.top_p <= 1:

@@ -2,10 +2,12 @@
 
 import contextlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import gymnasium as gym
 import torch
+from gymnasium.vector import AutoresetMode
 
 from agents.env_settings import ModelSettings
 from agents.models import check_model_folder
@@ -15,6 +17,8 @@ from textgym.escape import excerpt
 from textgym.problem import Problem
 from textgym.vector_env import TextGenVectorEnv
 from textgym.vocabulary import Vocabulary
+
+_MOST_ROWS, _MOST_TOKENS = 256, 16_384  # of a wave of episodes
 
 
 class SetupError(RuntimeError):
@@ -30,12 +34,13 @@ def setup_errors() -> Iterator[None]:
         raise SetupError(str(error)) from error
 
 
-def check_model(settings: ModelSettings) -> None:
-    """Refuse a folder without a model, and a device that this machine does not have, before any work.
+def prepare(settings: ModelSettings) -> None:
+    """Set torch's threads; refuse a folder without a model, and a device that is not here, before any work.
 
     Raises:
         FileNotFoundError, SetupError: no model there, or no such device here.
     """
+    torch.set_num_threads(settings.advanced.num_threads)
     if settings.model is not None:
         check_model_folder(settings.model)
     devices = available_devices()
@@ -61,6 +66,19 @@ def make_envs(keywords: dict[str, Any]) -> TextGenVectorEnv:
     envs = gym.make_vec("textgym:TextGen-v0", **keywords)
     assert isinstance(envs, TextGenVectorEnv)
     return envs
+
+
+def wave_envs(problem: Problem, episodes: int, in_order: bool) -> TextGenVectorEnv:
+    """What `collect` plays so many episodes in: no more rows than one forward pass should take.
+
+    Args:
+        problem: what is played.
+        episodes: how many will be.
+        in_order: whether prompts are taken in order, or drawn.
+    """
+    rows = max(1, min(episodes, _MOST_ROWS, _MOST_TOKENS // problem.max_length))
+    order = "sequential" if in_order else "random"
+    return TextGenVectorEnv(rows, autoreset_mode=AutoresetMode.DISABLED, problem=replace(problem, prompt_order=order))
 
 
 def open_policy(

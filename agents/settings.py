@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,8 +11,6 @@ from agents.env_settings import AdvancedEnvSettings, EnvSettings, check_positive
 from textgym.errors import NotBuiltError
 from textgym.tasks import DEFAULT_TASK
 
-_MOST_THREADS = 1024
-
 _POSITIVE = (
     "episodes_per_update",
     "max_grad_norm",
@@ -20,14 +18,11 @@ _POSITIVE = (
     "d_model",
     "num_layers",
     "lora_rank",
-    "num_threads",
     "trajectory_interval",
 )
 
-# What the next command leaves out: the policy holds its shape and temperature, and a run has a folder of its own.
-_NOT_CARRIED_ON = frozenset(
-    {"model", "run_dir", "resume", "overwrite", "advanced", "d_model", "num_layers", "temperature", "seed"}
-)
+# What the next command leaves out: the policy is the model, and holds how it samples.
+_NOT_CARRIED_ON = frozenset({"model", "advanced", "temperature", "top_k", "top_p", "min_p"})
 
 
 @dataclass(frozen=True)
@@ -60,9 +55,6 @@ class AdvancedSettings(AdvancedEnvSettings):
 
     gradient_checkpointing: bool = False
     """Compute activations again for the gradient rather than keep them: less memory, more time."""
-
-    num_threads: int = 1
-    """Threads of torch; one is faster than two on small models."""
 
     trajectory_interval: int = 10
     """Updates between two entries of trajectories.jsonl."""
@@ -117,16 +109,14 @@ class TrainSettings(EnvSettings):
         return f"{source}-{self.algorithm}"
 
     def as_json(self) -> dict[str, Any]:
-        """All settings, as JSON holds them."""
-        flat = {**asdict(self), **asdict(self.advanced)}
-        del flat["advanced"], flat["resume"], flat["overwrite"]
-        return {name: str(value) if isinstance(value, Path) else value for name, value in flat.items()}
+        """All settings that a run is made with, as JSON holds them."""
+        return {name: value for name, value in super().as_json().items() if name not in ("resume", "overwrite")}
 
     def next_command(self, policy: Path) -> str:
-        """The command that trains on from a saved policy."""
-        words = ["textgym", "train", "--model", str(policy)]
-        for part in (self, self.advanced):
-            for setting in fields(part):
+        """The command that evaluates a saved policy where it was trained."""
+        words = ["textgym", "evaluate", "--model", str(policy)]
+        for part, shared in ((self, EnvSettings), (self.advanced, AdvancedEnvSettings)):
+            for setting in fields(shared):
                 value = getattr(part, setting.name)
                 if setting.name not in _NOT_CARRIED_ON and value != setting.default:
                     words += _words(f"--{setting.name.replace('_', '-')}", value)
@@ -146,8 +136,6 @@ class TrainSettings(EnvSettings):
         if not 0 <= advanced.entropy_coef < math.inf:
             raise ValueError(f"--entropy-coef {advanced.entropy_coef}; give a finite number of at least 0")
         check_seed(self.seed)
-        if advanced.num_threads > _MOST_THREADS:
-            raise ValueError(f"--num-threads {advanced.num_threads}; give 1 to {_MOST_THREADS}")
         super().check_usage()
         algorithm = make_algorithm(self.algorithm)
         episodes = advanced.episodes_per_update or self.group_size

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from agents.tables import aligned
 from textgym.errors import unknown
 from textgym.escape import escape, excerpt
 from textgym.tasks import TASKS, make_task
@@ -45,7 +46,7 @@ def list_tasks() -> str:
         levels = ",".join(map(str, family.levels))
         rows.append((name, levels, *_numbers(make_task(name)), escape(family.description)))
     command = "Numbers of the easiest level; `textgym tasks NAME` shows every one."
-    return f"{_aligned(rows)}\n\n{_LEGEND}\n{command}"
+    return f"{aligned(rows, _NUMBERS)}\n\n{_LEGEND}\n{command}"
 
 
 def show_task(family: TaskFamily) -> str:
@@ -55,7 +56,7 @@ def show_task(family: TaskFamily) -> str:
     for task in made:
         own = "" if task.description == family.description else escape(task.description)
         rows.append((str(task.level), *_numbers(task), own))
-    parts = [f"{family.name}: {escape(family.description)}", _aligned(rows), _LEGEND]
+    parts = [f"{family.name}: {escape(family.description)}", aligned(rows, _NUMBERS), _LEGEND]
     if any(task.constraint is not None for task in made):
         parts.append("A constraint says which tokens are legal next.")
     if any(task.true_reward is not None for task in made):
@@ -93,22 +94,3 @@ def _example(task: Task) -> str:
     symbols = " ".join(escape(symbol) for symbol in task.tokenizer)
     answer = "" if task.solution is None else f"   a right answer: {excerpt(task.solution(prompt))}"
     return f"level {task.level}, tokens: {symbols}\nlevel {task.level}, prompt: {excerpt(prompt)}{answer}"
-
-
-def _aligned(rows: Sequence[tuple[str, ...]]) -> str:
-    """The rows as columns: names and texts to the left, numbers to the right under their headings.
-
-    >>> print(_aligned([("task", "tokens", "what"), ("sort", "8", "in order")]))
-    task  tokens  what
-    sort       8  in order
-    """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    is_number = [heading in _NUMBERS for heading in rows[0]]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(row, widths, is_number, strict=True)
-        )
-        for row in rows
-    ]
-    return "\n".join(line.rstrip() for line in lines)

@@ -16,7 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from agents.defaults import default_episodes, default_timesteps
 from agents.display import Display, known, samples, say
 from agents.learner import Callback, PolicyGradient, Update
-from agents.opening import check_model, described, make_envs, open_policy, sampling_keywords, setup_errors
+from agents.opening import described, make_envs, open_policy, prepare, sampling_keywords, setup_errors
 from agents.policy import TransformerPolicy
 from agents.rollout import collect
 from agents.run_folder import RunFolder, check_run_dir, choose_run_dir
@@ -69,7 +69,6 @@ def train(settings: TrainSettings) -> int:
         textgym.RewardError, FloatingPointError: the training failed; what was written stays.
     """
     with stop_on_signals() as stop:
-        torch.set_num_threads(settings.advanced.num_threads)
         disable_progress_bar()  # a bar for each saved file would tear the live table
         check_run_dir(settings.run_dir, settings.overwrite, settings.inputs())  # before any work
         learner = _build(settings)
@@ -89,7 +88,7 @@ def train(settings: TrainSettings) -> int:
 
 
 def _build(settings: TrainSettings) -> PolicyGradient:
-    check_model(settings)
+    prepare(settings)
     with setup_errors():
         envs = make_envs(settings.env_keywords())
         policy = _make_policy(settings, envs)

@@ -7,7 +7,7 @@ import torch
 
 from agents import opening
 from agents.env_settings import AdvancedModelSettings, ModelSettings
-from agents.opening import SetupError, check_model, open_policy
+from agents.opening import SetupError, open_policy, prepare
 from agents.policy import TransformerPolicy
 from textgym.vocabulary import Vocabulary
 
@@ -49,7 +49,7 @@ def test_devices_that_are_not_here_are_refused_by_name(count, monkeypatch):
     here = ["cpu", "cuda:0", "cuda:1"][: count + 1]
     assert opening.available_devices() == here
     for device in (*here, *(["cuda"] if count else [])):
-        check_model(ModelSettings(device=device))
+        prepare(ModelSettings(device=device))
     for device in ("cuda:2", "mps", "gpu", "", *([] if count else ["cuda"])):
         with pytest.raises(SetupError, match=f"--device '{device}' is not available; here are {', '.join(here)}"):
-            check_model(ModelSettings(device=device))
+            prepare(ModelSettings(device=device))
