@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from transformers.utils.logging import disable_progress_bar
 
 from agents.display import known, say
 from agents.evaluate_settings import EvaluateSettings
@@ -29,7 +28,6 @@ def evaluate(settings: EvaluateSettings) -> int:
         SetupError, OSError: something cannot be read, built or written.
         textgym.RewardError, FloatingPointError, ValueError: the evaluation failed; nothing was written then.
     """
-    disable_progress_bar()
     prepare(settings)
     _check_output(settings.output)  # before any work
     with setup_errors():

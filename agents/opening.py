@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode
+from transformers.utils.logging import disable_progress_bar
 
 from agents.env_settings import ModelSettings
 from agents.models import check_model_folder
@@ -41,6 +42,7 @@ def prepare(settings: ModelSettings) -> None:
         FileNotFoundError, SetupError: no model there, or no such device here.
     """
     torch.set_num_threads(settings.advanced.num_threads)
+    disable_progress_bar()  # a bar for each file would tear the live table
     if settings.model is not None:
         check_model_folder(settings.model)
     devices = available_devices()

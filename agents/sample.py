@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from transformers.utils.logging import disable_progress_bar
 
 from agents.display import say
 from agents.greedy import Greedy
@@ -32,7 +31,6 @@ def sample(settings: SampleSettings) -> int:
         SetupError, OSError: something cannot be read or built.
         textgym.RewardError, FloatingPointError, ValueError: the sampling failed; what was printed stays.
     """
-    disable_progress_bar()
     prepare(settings)
     with setup_errors():
         problem = make_envs(settings.env_keywords()).problem

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers.utils.logging import disable_progress_bar
 
 from agents.defaults import default_episodes, default_timesteps
 from agents.display import Display, known, samples, say
@@ -69,7 +68,6 @@ def train(settings: TrainSettings) -> int:
         textgym.RewardError, FloatingPointError: the training failed; what was written stays.
     """
     with stop_on_signals() as stop:
-        disable_progress_bar()  # a bar for each saved file would tear the live table
         check_run_dir(settings.run_dir, settings.overwrite, settings.inputs())  # before any work
         learner = _build(settings)
         _print_header(settings, learner)
