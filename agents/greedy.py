@@ -28,12 +28,5 @@ class Greedy:
     def act(
         self, observations: np.ndarray, generator: "torch.Generator | None" = None, **keywords: Any
     ) -> tuple[np.ndarray, np.ndarray]:
-        """The most probable tokens int64 [N] and their log π(a | s), float32 [N]; see `TransformerPolicy.act`.
-
-        Raises:
-            FloatingPointError: the probabilities are not finite, so that none is the greatest.
-        """
-        actions, log_probs = self.policy.act(observations, generator, deterministic=True, **keywords)
-        if not np.isfinite(log_probs).all():
-            raise FloatingPointError("the policy's probabilities are not finite: its weights have diverged")
-        return actions, log_probs
+        """The most probable tokens int64 [N] and their log π(a | s), float32 [N]; see `TransformerPolicy.act`."""
+        return self.policy.act(observations, generator, deterministic=True, **keywords)

@@ -5,6 +5,7 @@ Does not print or write a run folder; a callback sees every update.
 
 import json
 import operator
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, Self
@@ -91,9 +92,9 @@ class PolicyGradient:
         self.settings: dict[str, Any] = {
             "group_size": operator.index(group_size),  # numpy's integers are not JSON's
             "episodes_per_update": operator.index(episodes_per_update),
-            "learning_rate": default_learning_rate(policy) if learning_rate is None else learning_rate,
-            "entropy_coef": entropy_coef,
-            "max_grad_norm": max_grad_norm,
+            "learning_rate": default_learning_rate(policy) if learning_rate is None else float(learning_rate),
+            "entropy_coef": float(entropy_coef),
+            "max_grad_norm": float(max_grad_norm),
             "tokens_per_microbatch": operator.index(tokens_per_microbatch),
             "seed": operator.index(seed),
         }
@@ -106,8 +107,7 @@ class PolicyGradient:
             )
         _check_same_tokens(policy, vocabulary)
         _check_length(policy, self.envs.unwrapped.problem.max_length)  # type: ignore[attr-defined]
-        if policy.vocabulary is None:
-            policy.vocabulary = vocabulary  # saved beside the weights
+        policy.vocabulary = vocabulary  # saved beside the weights, with the stop tokens that are trained with
         self.weights = FullPrecision(policy.parameters())
         self.optimizer = torch.optim.Adam(self.weights.parameters, lr=self.settings["learning_rate"])
         self.prompt_generator = np.random.default_rng(seed)
@@ -210,6 +210,7 @@ class PolicyGradient:
         """Write policy, optimizer, generators and settings to a folder; `load` continues from it exactly."""
         folder = Path(folder)
         self.policy.save_pretrained(folder / "policy")
+        shutil.rmtree(folder / _LORA_FOLDER, ignore_errors=True)  # of a learner that was saved there before
         if is_lora(self.policy.model):
             self.policy.save_pretrained(folder / _LORA_FOLDER, merge_adapters=False)
         tensors = {"action_generator": self.action_generator.get_state()}
@@ -222,6 +223,8 @@ class PolicyGradient:
             "algorithm": self.algorithm.name,
             "dtype": str(self.policy.model.dtype).removeprefix("torch."),
             "gradient_checkpointing": self.policy.gradient_checkpointing,
+            "lora": is_lora(self.policy.model),
+            "trained": [name for name, weights in self.policy.named_parameters() if weights.requires_grad],
             "settings": self.settings,
             "num_timesteps": self.num_timesteps,
             "num_updates": self.num_updates,
@@ -233,7 +236,7 @@ class PolicyGradient:
     def load(
         cls,
         folder: str | Path,
-        envs: VectorEnv,
+        envs: VectorEnv | Callable[[TransformerPolicy], VectorEnv],
         algorithm: str | Algorithm | None = None,
         device: str | torch.device = "cpu",
     ) -> Self:
@@ -241,7 +244,7 @@ class PolicyGradient:
 
         Args:
             folder: what `save` wrote.
-            envs: see the class.
+            envs: see the class; or a function of the loaded policy that makes them, where they refer to it.
             algorithm: needed where a row of one's own was used; the saved name by default.
             device: where the model runs.
         """
@@ -249,11 +252,14 @@ class PolicyGradient:
         if not (folder / _SETTINGS_FILE).is_file():
             raise FileNotFoundError(f"learner {str(folder)!r}: there is no file {str(folder / _SETTINGS_FILE)!r}")
         content = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
-        name = _LORA_FOLDER if (folder / _LORA_FOLDER).is_dir() else "policy"
+        name = _LORA_FOLDER if content["lora"] else "policy"
         dtype = getattr(torch, content["dtype"])
         policy = TransformerPolicy.from_pretrained(
             folder / name, dtype=dtype, device=device, gradient_checkpointing=content["gradient_checkpointing"]
         )
+        for weights_name, weights in policy.named_parameters():
+            weights.requires_grad_(weights_name in content["trained"])
+        envs = envs(policy) if callable(envs) else envs
         learner = cls(policy, envs, algorithm or content["algorithm"], **content["settings"])
         try:
             tensors = load_file(folder / _STATE_FILE)

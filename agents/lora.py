@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from textgym.escape import shown, type_name
+from textgym.escape import escape, shown, type_name
 
 ADAPTER = "default"  # peft's name for the only adapter
 _ALPHA = 32.0  # a constant: with α/r as the scale, the best learning rate hardly depends on the rank
@@ -96,7 +96,13 @@ def merged_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def base_state_dict(model: PreTrainedModel) -> dict[str, Tensor]:
-    """The weights of the model before `add_lora`, its own tensors, by their names then."""
+    """The weights of the model before `add_lora`, its own tensors, by their names then.
+
+    Raises:
+        ValueError: peft has merged adapters into them.
+    """
+    if any(layer.merged for _, layer in lora_layers(model)):
+        raise ValueError(f"the adapters of {type(model).__name__} are merged into its weights; unmerge them first")
     return _plain_state_dict(model, lambda weight, layer: weight)
 
 
@@ -124,6 +130,12 @@ def inject_lora(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(operator.index(seed))
         model.add_adapter(config, ADAPTER)
+    for name, layer in lora_layers(model):
+        if not isinstance(layer.get_base_layer(), (nn.Linear, Conv1D)):
+            raise ValueError(
+                f"{type(model).__name__}: {escape(name)} is no linear layer of its own (experts of a mixture, for "
+                "example), and its adapters could not be merged; train it without LoRA"
+            )
     cast_adapter_dtype(model, ADAPTER)
     return model.train(model.training)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+
+from textgym.escape import told
 
 
 def check_model_folder(folder: Path) -> None:
@@ -39,6 +40,7 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     """
     check_model_folder(folder)
     name = f"model {str(folder)!r}"
+    config = read_json(folder / "config.json")
     try:
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -47,11 +49,13 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
             trust_remote_code=False,
             dtype=dtype,
             output_loading_info=True,
+            # Others do not take the masks of a prefix cache, or this machine.
+            attn_implementation=None if config.get("attn_implementation") in (None, "sdpa", "eager") else "sdpa",
         )
-    except (OSError, RuntimeError, ValueError, SafetensorError) as error:
-        if "auto_map" in read_json(folder / "config.json"):
+    except Exception as error:  # wrong settings raise whatever they lead to
+        if "auto_map" in config:
             raise ValueError(f"{name} needs code of its own (auto_map), which is never run") from error
-        raise ValueError(f"{name} does not load as a causal language model: {error}") from error
+        raise ValueError(f"{name} does not load as a causal language model: {told(error)}") from error
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(f"{name} lacks the weights {', '.join(missing[:5])} ({len(missing)} in all); save it again")
@@ -93,7 +97,7 @@ def max_length_of(model: PreTrainedModel) -> int | None:
     batch chooses the set for all, so that past it what is said of a history would depend on the others.
     """
     config = model.config.get_text_config()
-    longest = getattr(config, "max_position_embeddings", None)
+    longest = getattr(config, "max_position_embeddings", getattr(config, "max_seq_len", None))
     rope = getattr(config, "rope_parameters", None) or {}
     if rope.get("rope_type") == "longrope":
         return rope.get("original_max_position_embeddings") or longest

@@ -47,10 +47,15 @@ class NextTokens:
         Args:
             histories: int64 [N, L].
             cache: of the same model.
+
+        Raises:
+            ValueError: the cache is of another model.
         """
+        if cache is not None and cache.model is not self.model:
+            raise ValueError("the prefix cache is of another model; make one with this policy's prefix_cache()")
         lengths = (histories != self.size).sum(axis=1)
         most = self.cacheable if cache is not None else 0
-        if cache is None or (most is not None and lengths.max() > most):
+        if cache is None or (most is not None and max(1, lengths.max()) > most):
             return self.at(histories, lengths[:, None] - 1)[:, 0]
         tokens = histories[:, : max(1, int(lengths.max()))].copy()
         if not lengths.all():

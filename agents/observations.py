@@ -47,6 +47,8 @@ def histories_of(observations: Any, size: int) -> np.ndarray:
         ValueError: another shape or type, ids outside 0..V, or PAD before a token.
     """
     array = np.asarray(tokens_of(observations))
+    if array.ndim == 2 and array.shape[1] == 0:
+        array = np.full((len(array), 1), size)  # empty histories, with nothing to pad
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.integer):
         raise ValueError(f"observations are {array.dtype} {array.shape}; give integers of shape [N, L]")
     if array.size and (array.min() < 0 or array.max() > size):

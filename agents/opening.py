@@ -31,7 +31,7 @@ def setup_errors() -> Iterator[None]:
     """Turn what building raises into a `SetupError`."""
     try:
         yield
-    except (ImportError, AttributeError, TypeError, ValueError, MemoryError) as error:
+    except (ImportError, AttributeError, TypeError, ValueError, MemoryError, RuntimeError) as error:
         raise SetupError(str(error)) from error
 
 

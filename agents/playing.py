@@ -87,7 +87,7 @@ def play(
         generator: draws the actions; the policy's own without one.
 
     Returns:
-        The arrays of a `Rollout` by name, the steps as wide as the horizon; `action_mask`, `true_score` and `support`
+        The arrays of a `Rollout` by name, the steps as wide as the horizon; `action_mask`, `true_score` and `cut_off`
         only where there are such things.
     """
     problem = problem_of(envs)
@@ -98,6 +98,8 @@ def play(
     actions = np.zeros(envs.num_envs, dtype=np.int64)
     while True:
         rows.refill()
+        if problem.constraint is not None:  # a row that is not played may run, left by whoever used it last
+            actions = rows.infos["action_mask"].argmax(axis=1)
         running = np.flatnonzero(rows.running)
         if not len(running):
             return record
@@ -155,7 +157,7 @@ def _chooser(
 ) -> Callable[[np.ndarray, dict[str, Any], np.ndarray], dict[str, np.ndarray]]:
     """What asks the policy, and returns by name what a rollout keeps of its answer."""
     fixed: dict[str, Any] = {"generator": generator}
-    if hasattr(policy, "prefix_cache"):
+    if callable(getattr(policy, "prefix_cache", None)):
         fixed["cache"] = policy.prefix_cache()
     truncates = bool(getattr(policy, "truncation", False))
 
@@ -165,7 +167,7 @@ def _chooser(
             actions, log_probs = policy.act(histories, **fixed, **legal)
             return {"actions": actions, "log_probs": log_probs, **legal}
         actions, log_probs, support = policy.choose(histories, **fixed, **legal)
-        return {"actions": actions, "log_probs": log_probs, "support": np.packbits(support, axis=-1), **legal}
+        return {"actions": actions, "log_probs": log_probs, "cut_off": np.packbits(~support, axis=-1), **legal}
 
     return choose
 
@@ -200,5 +202,6 @@ def _empty_record(problem: Problem, count: int, truncates: bool) -> dict[str, np
     if problem.true_reward is not None:
         record["true_score"] = np.zeros(count)
     if truncates:
-        record["support"] = np.full((*steps, -(-size // 8)), 255, dtype=np.uint8)
+        # Zeros, whose memory the system gives when it is written to: few episodes are as long as the horizon.
+        record["cut_off"] = np.zeros((*steps, -(-size // 8)), dtype=np.uint8)
     return record

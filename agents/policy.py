@@ -5,6 +5,8 @@ The state is a token history as the environment shows it. To its caller the poli
 """
 
 import json
+import operator
+import shutil
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -22,7 +24,7 @@ from agents.observations import action_mask_of, checked_mask, histories_of, toke
 from agents.prefix_cache import PrefixCache
 from agents.recompute import recompute_activations
 from agents.rollout import Rollout
-from agents.sampling import NO_TRUNCATION, TokenDistribution, Truncation
+from agents.sampling import NO_TRUNCATION, TokenDistribution, Truncation, checked_temperature
 from agents.small_model import make_small_model
 from agents.value_head import ValueHead, logits_and_features_at
 from textgym.problem import Problem
@@ -91,15 +93,21 @@ class TransformerPolicy(nn.Module):
             add_lora(model, lora_rank, seed)
         if gradient_checkpointing:
             recompute_activations(model)
-        self.model, self.size, self.vocabulary, self.bos_id = model, size, vocabulary, bos_id
+        self.size, self.vocabulary = size, vocabulary
+        self.bos_id = None if bos_id is None else operator.index(bos_id)
+        self.model = model
         self.gradient_checkpointing = gradient_checkpointing
-        self.temperature, self.truncation = temperature, Truncation(top_k, top_p, min_p)
+        self.temperature, self.truncation = checked_temperature(temperature), Truncation(top_k, top_p, min_p)
         self.value_head = ValueHead(model) if value_head else None
         self.generator = torch.Generator(device="cpu").manual_seed(seed)
-        self._next_tokens = NextTokens(model, size, bos_id)
-        self._cache = PrefixCache(model, checksum=True)  # of callers that bring none
-        self._reference_cache = PrefixCache(model, checksum=True)
         self.eval()
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name == "model":  # whoever puts another in its place has it used everywhere
+            self._next_tokens = NextTokens(value, self.size, self.bos_id)
+            self._cache = PrefixCache(value, checksum=True)  # of callers that bring none
+            self._reference_cache = PrefixCache(value)  # of frozen weights
 
     @classmethod
     def small(
@@ -109,6 +117,8 @@ class TransformerPolicy(nn.Module):
         num_layers: int = 2,
         temperature: float = 1.0,
         seed: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
         **settings: Any,
     ) -> Self:
         """A small untrained GPT-2-architecture policy for an environment, or for V tokens.
@@ -123,6 +133,8 @@ class TransformerPolicy(nn.Module):
             num_layers: transformer blocks.
             temperature: see the class.
             seed: of the initial weights and of the policy's own generator; the global generator stays as it is.
+            dtype: of the weights; adapters and a value head are in float32 at least.
+            device: where the model runs.
             settings: further arguments of the class, by keyword.
 
         >>> TransformerPolicy.small(5).size
@@ -130,10 +142,10 @@ class TransformerPolicy(nn.Module):
         """
         vocabulary, size, max_length = _shape_of(env_or_vocabulary_size)
         stop_ids = vocabulary.stop_ids if vocabulary else ()
-        model = make_small_model(size, d_model, num_layers, max_length, stop_ids, seed)
+        model = make_small_model(size, d_model, num_layers, max_length, stop_ids, seed).to(dtype)
         policy = cls(model, size, vocabulary, bos_id=size, temperature=temperature, seed=seed, **settings)
         policy._next_tokens = NextTokens(model, size, policy.bos_id, attends_to_all=True)
-        return policy
+        return policy.to(device)
 
     @classmethod
     def from_pretrained(
@@ -165,11 +177,11 @@ class TransformerPolicy(nn.Module):
         """
         folder = Path(folder)
         model = load_model(folder, dtype)
-        if (folder / _ADAPTER_FOLDER).is_dir():
-            load_adapter(model, folder / _ADAPTER_FOLDER)
         saved = _read_settings(folder)
+        if saved.get("adapter"):
+            load_adapter(model, folder / _ADAPTER_FOLDER)
         if vocabulary is None and (folder / "tokenizer.json").is_file():
-            vocabulary = Vocabulary.from_path(folder)
+            vocabulary = Vocabulary.from_path(folder, saved.get("stop_ids"))
         size = vocabulary.size if vocabulary else int(saved.get("size", model.config.get_text_config().vocab_size))
         if temperature is not None:
             settings["temperature"] = temperature
@@ -195,11 +207,14 @@ class TransformerPolicy(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         if self.vocabulary is not None:
             self.model.generation_config.eos_token_id = list(self.vocabulary.stop_ids) or None
-        self._save_model(folder, merge_adapters)
+        apart = is_lora(self.model) and not merge_adapters
+        self._save_model(folder, apart)
         if self.vocabulary is not None:
             self.vocabulary.save(folder)
         if self.value_head is not None:
             self.value_head.save(folder)
+        else:
+            ValueHead.remove(folder)
         truncation = self.truncation
         settings = {
             "size": self.size,
@@ -209,17 +224,20 @@ class TransformerPolicy(nn.Module):
             "top_p": truncation.top_p,
             "min_p": truncation.min_p,
             "value_head": self.value_head is not None,
+            "adapter": apart,
+            "stop_ids": None if self.vocabulary is None else list(self.vocabulary.stop_ids),
         }
         (folder / _SETTINGS_FILE).write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
-    def _save_model(self, folder: Path, merge_adapters: bool) -> None:
-        if not is_lora(self.model):
-            save_model(self.model, folder)
-        elif merge_adapters:
-            save_merged(self.model, folder)
-        else:
+    def _save_model(self, folder: Path, apart: bool) -> None:
+        shutil.rmtree(folder / _ADAPTER_FOLDER, ignore_errors=True)  # of what was saved there before
+        if apart:
             save_base(self.model, folder)
             save_adapter(self.model, folder / _ADAPTER_FOLDER)
+        elif is_lora(self.model):
+            save_merged(self.model, folder)
+        else:
+            save_model(self.model, folder)
 
     def act(
         self,
@@ -305,30 +323,40 @@ class TransformerPolicy(nn.Module):
         return log_probs.masked_fill(~mask.to(log_probs.device), 0.0)
 
     def reference_log_probs(self, rollout: Rollout) -> Tensor:
-        """As `log_probs`, of the model without its adapters, and without gradient.
+        """Log π_ref(a_t | s_t) of the model without its adapters, [B, T], without gradient; 0 where not mask.
+
+        At the policy's temperature; neither masks nor truncation play a part, since they restrict the policy and not
+        what it is held to: KL(π‖π_ref) needs π_ref over all tokens.
 
         Raises:
             ValueError: the model has no adapters.
         """
         with adapter_off(self.model), torch.no_grad():
-            return self.log_probs(rollout)
+            logits = self._next_tokens.at(histories_of(rollout.tokens, self.size), _positions(rollout))
+            log_probs = TokenDistribution(logits, self.size, self.temperature).log_prob(
+                self._to_device(rollout.actions)
+            )
+            return log_probs.masked_fill(~self._to_device(rollout.mask), 0.0)
 
     def reference_log_prob(self, observations: Any, actions: np.ndarray) -> np.ndarray:
-        """Log π_ref(a | s) of the model without its adapters, float64 [N]: what `textgym.schemes.Reference` asks for.
-
-        Neither masks nor truncation play a part: a token that the policy cannot choose now has a price too.
+        """The same of single steps, float64 [N]: what `textgym.schemes.Reference` asks for.
 
         Args:
             observations: as `act` takes them.
             actions: int64 [N].
 
         Raises:
-            ValueError: the model has no adapters.
+            ValueError: the model has no adapters, or actions of another shape or outside 0..V-1.
         """
+        actions = np.asarray(actions)
+        if actions.ndim != 1 or not np.issubdtype(actions.dtype, np.integer):
+            raise ValueError(f"actions are {actions.dtype} {actions.shape}; give integers of shape [N]")
+        if actions.size and (actions.min() < 0 or actions.max() >= self.size):
+            raise ValueError(f"actions go from {actions.min()} to {actions.max()}; give 0 to {self.size - 1}")
         with adapter_off(self.model), torch.no_grad():
             logits = self.next_logits(observations, self._reference_cache)
             distribution = TokenDistribution(logits, self.size, self.temperature)
-            return distribution.log_prob(self._to_device(np.asarray(actions))).double().cpu().numpy()
+            return distribution.log_prob(self._to_device(actions)).double().cpu().numpy()
 
     def values(self, states: Any) -> Tensor:
         """V(s) of the value head, with gradient.
@@ -373,9 +401,10 @@ class TransformerPolicy(nn.Module):
 
     def _action_distribution(self, rollout: Rollout, logits: Tensor) -> TokenDistribution:
         # The support holds the action mask; cut off anew, it would be another after an update.
-        legal = rollout.action_mask if rollout.support is None else rollout.unpacked_support()
+        support = rollout.support
+        legal = rollout.action_mask if support is None else support
         mask = None if legal is None else self._to_device(checked_mask(legal, (*rollout.mask.shape, self.size)))
-        truncation = self.truncation if rollout.support is None else NO_TRUNCATION
+        truncation = self.truncation if support is None else NO_TRUNCATION
         return TokenDistribution(logits, self.size, self.temperature, mask, truncation)
 
     def _logits_and_values(self, histories: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,8 @@ that differ: one, for a row that grew by a token. Rows may come in any order, fe
 Does not sample, and knows nothing of observations or PAD.
 """
 
+import copy
+import threading
 from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -26,12 +28,13 @@ class PrefixCache:
     """Keys and values of histories seen, for one model.
 
     Whoever owns a cache clears it when the weights change. Most changes are noticed and clear it too: those that move
-    a parameter's version or address; with `checksum`, all.
+    a parameter's version or address, and with `checksum` others.
 
     Args:
         model: the language model.
         checksum: read all weights at every call, so that a change that leaves no other trace is noticed: fused
-            optimizers and writes through `.data`. It costs what reading the weights once does.
+            optimizers and writes through `.data`. It costs what reading the weights once does. What it can miss is a
+            change of less than the rounding of a weighted sum of the weights.
 
     Attributes:
         tokens_fed: tokens run through the model so far.
@@ -40,7 +43,14 @@ class PrefixCache:
     def __init__(self, model: PreTrainedModel, checksum: bool = False) -> None:
         self.model, self.checksum = model, checksum
         self.tokens_fed = 0
+        self._lock = threading.RLock()  # rows that are being fed are noted on the storage
         self.clear()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "PrefixCache":
+        return PrefixCache(copy.deepcopy(self.model, memo), self.checksum)  # it fills again by itself
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return PrefixCache, (self.model, self.checksum)
 
     def clear(self) -> None:
         """Forget every history, and free the memory."""
@@ -60,15 +70,22 @@ class PrefixCache:
             [N, V'], without gradient.
         """
         # Tensors of inference mode could not be written to outside it, where the next call may come from.
-        with torch.inference_mode(False), torch.no_grad():
-            self._clear_if_weights_changed()
-            histories, row_of = _distinct(tokens, lengths)
-            source, shared = self._longest_prefixes(histories)
-            slots = _slots(source, histories.lengths - shared == 1)
-            order = np.argsort(slots)  # from here on, history k is the one of slot k
-            histories = histories.take(order)
-            logits = self._extend(histories, source[order], shared[order])
-            return logits[torch.as_tensor(slots[row_of], device=logits.device)]
+        with self._lock, torch.inference_mode(False), torch.no_grad():
+            try:
+                return self._logits(tokens, lengths)
+            except BaseException:  # an interrupt or a lack of memory may have come in the middle of a copy
+                self.clear()
+                raise
+
+    def _logits(self, tokens: np.ndarray, lengths: np.ndarray) -> Tensor:
+        self._clear_if_weights_changed()
+        histories, row_of = _distinct(tokens, lengths)
+        source, shared = self._longest_prefixes(histories)
+        slots = _slots(source, histories.lengths - shared == 1)
+        order = np.argsort(slots)  # from here on, history k is the one of slot k
+        histories = histories.take(order)
+        logits = self._extend(histories, source[order], shared[order])
+        return logits[torch.as_tensor(slots[row_of], device=logits.device)]
 
     def _clear_if_weights_changed(self) -> None:
         mark = weights_mark(self.model, self.checksum)
@@ -102,14 +119,15 @@ class PrefixCache:
 
     def _extend(self, histories: "_Histories", source: np.ndarray, shared: np.ndarray) -> Tensor:
         """Bring what is of use to each slot, and run what is new; logits [n, V'] in the order of slots."""
-        self._storage.reserve(len(source), int(histories.lengths.max()))
-        self._remember(histories, shared)  # no more than that stands in the slots if the model fails
+        counts = histories.lengths - shared
+        batches = list(_batches(counts))
+        # Past its own count a row is written to as well, up to that of the longest beside it.
+        self._storage.reserve(len(source), max(int(shared[rows].max() + counts[rows].max()) for rows in batches))
+        self._remember(histories, shared)
         moved = np.flatnonzero((source != np.arange(len(source))) & (shared > 0))
         if len(moved):
             source_rows, rows = self._to_device(source[moved]), self._to_device(moved)
             self._storage.copy_rows(source_rows, rows, int(shared[moved].max()))
-        counts = histories.lengths - shared
-        batches = list(_batches(counts))
         parts = [self._feed(histories, rows, shared[rows], counts[rows]) for rows in batches]
         self._remember(histories, histories.lengths)
         order = np.argsort(np.concatenate(batches))

@@ -16,7 +16,7 @@ from textgym.vocabulary import Vocabulary
 if TYPE_CHECKING:  # names of the table of algorithms are checked before torch is loaded
     import torch
 
-_PER_STEP = ("actions", "mask", "log_probs", "rewards", "action_mask", "support")  # the arrays [B, T, ...]
+_PER_STEP = ("actions", "mask", "log_probs", "rewards", "action_mask", "cut_off")  # the arrays [B, T, ...]
 
 
 class Step(NamedTuple):
@@ -52,7 +52,7 @@ class Rollout(NamedTuple):
     vocabulary: Vocabulary
     action_mask: np.ndarray | None = None  # bool [B, T, V], True where a token was legal and where not mask; None: all
     true_score: np.ndarray | None = None  # float64 [B], where the task has a hidden gold reward
-    support: np.ndarray | None = None  # uint8 [B, T, ⌈V / 8⌉], see `unpacked_support`; None where nothing was cut off
+    cut_off: np.ndarray | None = None  # uint8 [B, T, ⌈V / 8⌉], bits; see `support`. None: nothing is
 
     @property
     def returns(self) -> np.ndarray:
@@ -74,13 +74,15 @@ class Rollout(NamedTuple):
             **{name: value[:, : cut[name]] if name in cut else value for name, value in arrays.items()}
         )
 
-    def unpacked_support(self) -> np.ndarray:
-        """What each token was sampled from, bool [B, T, V]; True where a token was neither illegal nor cut off.
+    @property
+    def support(self) -> np.ndarray | None:
+        """What each token was sampled from, bool [B, T, V], made anew each time; None where nothing was cut off.
 
-        It is kept as bits; where not mask it is True.
+        True where a token was neither illegal nor cut off by top-k, top-p or min-p, and where not mask.
         """
-        assert self.support is not None
-        return np.unpackbits(self.support, axis=-1, count=self.vocabulary.size).astype(bool)
+        if self.cut_off is None:
+            return None
+        return np.unpackbits(self.cut_off, axis=-1, count=self.vocabulary.size) == 0
 
     def without_dropped(self) -> "Rollout":
         """The episodes that were not dropped; groups may have shrunk, and there may be none left."""
@@ -165,8 +167,7 @@ def _chosen_prompts(problem: Problem, count: int, generator: np.random.Generator
     """The reset options that name the prompts of `count` groups, one value a group."""
     prompts = problem.prompts
     if not prompts.sized:
-        drawn = [prompts.draw(generator) for _ in range(count)]
-        return {"prompt": [prompt.text for prompt in drawn], "columns": [prompt.columns for prompt in drawn]}
+        return {"prompt": [prompts.draw(generator) for _ in range(count)]}
     if problem.prompt_order == "sequential":
         indices = (first + np.arange(count)) % len(prompts)
     else:

@@ -4,11 +4,21 @@ Temperature, action mask and truncation are part of the policy, so they are appl
 sampled is what is scored. Does not run the model.
 """
 
+import math
 import operator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from textgym.escape import shown
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a real number, numpy's among them."""
+    return isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True)
@@ -24,7 +34,7 @@ class Truncation:
         min_p: tokens at least p times as probable as the most probable one (Nguyen et al., 2407.01082).
 
     Raises:
-        TypeError, ValueError: a top_k below 1, a top_p outside (0, 1], a min_p outside [0, 1].
+        ValueError: a top_k below 1, a top_p outside (0, 1], a min_p outside [0, 1].
     """
 
     top_k: int | None = None
@@ -32,12 +42,17 @@ class Truncation:
     min_p: float | None = None
 
     def __post_init__(self) -> None:
-        if self.top_k is not None and (isinstance(self.top_k, bool) or operator.index(self.top_k) < 1):
-            raise ValueError(f"top_k={self.top_k}; give an integer of at least 1, or None for all tokens")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise ValueError(f"top_p={self.top_p}; give a number above 0 and up to 1")
-        if self.min_p is not None and not 0 <= self.min_p <= 1:
-            raise ValueError(f"min_p={self.min_p}; give a number from 0 to 1")
+        if self.top_k is not None:
+            if isinstance(self.top_k, bool) or not hasattr(self.top_k, "__index__") or self.top_k < 1:
+                raise ValueError(f"top_k={shown(self.top_k)}; give an integer of at least 1, or None for all tokens")
+            object.__setattr__(self, "top_k", operator.index(self.top_k))  # numpy's integers are not JSON's
+        for name, least in (("top_p", "above 0"), ("min_p", "from 0")):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            if not is_number(value) or not 0 <= value <= 1 or (value == 0 and name == "top_p"):
+                raise ValueError(f"{name}={shown(value)}; give a number {least} up to 1")
+            object.__setattr__(self, name, float(value))
 
     def __bool__(self) -> bool:
         """Whether anything can be cut off."""
@@ -68,6 +83,17 @@ class Truncation:
 NO_TRUNCATION = Truncation()
 
 
+def checked_temperature(temperature: Any) -> float:
+    """A temperature as a float.
+
+    Raises:
+        ValueError: no finite number above 0.
+    """
+    if not is_number(temperature) or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature={shown(temperature)}; give a finite number above 0, or act deterministically")
+    return float(temperature)
+
+
 class TokenDistribution:
     """π(a | s) over V tokens, from logits: divided by the temperature, masked, then truncated.
 
@@ -95,8 +121,7 @@ class TokenDistribution:
         action_mask: Tensor | None = None,
         truncation: Truncation = NO_TRUNCATION,
     ) -> None:
-        if not temperature > 0:
-            raise ValueError(f"temperature={temperature}; give a number above 0, or act deterministically")
+        temperature = checked_temperature(temperature)
         if logits.shape[-1] < size:
             raise ValueError(f"{logits.shape[-1]} logits for {size} tokens; the model needs an output for every token")
         # Half precision would round the log-probs that ratios are made of.
@@ -120,10 +145,7 @@ class TokenDistribution:
         Raises:
             FloatingPointError: the probabilities are not finite.
         """
-        if not torch.isfinite(self.log_probs.logsumexp(dim=-1)).all():
-            raise FloatingPointError(
-                "the policy's probabilities are not finite: its weights have diverged; lower the learning rate"
-            )
+        self._check_finite()
         probs = self.log_probs.exp().reshape(-1, self.log_probs.shape[-1])
         if generator is None or generator.device == probs.device:
             drawn = torch.multinomial(probs, 1, generator=generator)
@@ -132,7 +154,12 @@ class TokenDistribution:
         return drawn.reshape(self.log_probs.shape[:-1])
 
     def mode(self) -> Tensor:
-        """The most probable token of each state, int64 [...]."""
+        """The most probable token of each state, int64 [...].
+
+        Raises:
+            FloatingPointError: the probabilities are not finite.
+        """
+        self._check_finite()
         return self.log_probs.argmax(dim=-1)
 
     def log_prob(self, actions: Tensor) -> Tensor:
@@ -141,11 +168,16 @@ class TokenDistribution:
 
     def entropy(self) -> Tensor:
         """H(π(· | s)) in nats, shape [...]; tokens outside the support add 0, to the gradient too."""
-        terms = self.log_probs.exp() * self.log_probs
-        if self.support is not None:
-            # The mask goes on before the product: -inf · 0 is NaN, and so would be its gradient.
-            terms = self.log_probs.exp() * self.log_probs.masked_fill(~self.support, 0.0)
-        return -terms.sum(dim=-1)
+        # Before the product: -inf · 0 is NaN, and so would be its gradient.
+        finite = self.log_probs.masked_fill(self.log_probs == float("-inf"), 0.0)
+        return -(self.log_probs.exp() * finite).sum(dim=-1)
+
+    def _check_finite(self) -> None:
+        if not torch.isfinite(self.log_probs.logsumexp(dim=-1)).all():
+            raise FloatingPointError(
+                "the policy's probabilities are not finite: its weights have diverged (lower the learning rate), its "
+                "temperature is too small, or it rules out every legal token"
+            )
 
 
 def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:

@@ -11,14 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.attention import log_prob_difference, lookahead, tolerance
+from agents.attention import Difference, affordable, log_prob_difference, lookahead, tolerance
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout
 from textgym.escape import excerpt
 from textgym.finish import FinishReason
 from textgym.vocabulary import Vocabulary
 
-_ROWS, _LONGEST, _STEPS = 4, 8, 4  # histories, the tokens of the longest, and tokens that are sampled
+_ROWS, _STEPS = 4, 4  # histories, and tokens that are sampled
+_SHORT = 8  # tokens of the longest history, where nothing is known of those to come
+_PASSES = 16  # through the model, about
 
 
 class Check(NamedTuple):
@@ -34,14 +36,15 @@ class SelfCheckError(ValueError):
     """A model that cannot be trained rightly; the message has the figures."""
 
 
-def self_check(policy: TransformerPolicy, vocabulary: Vocabulary) -> list[Check]:
+def self_check(policy: TransformerPolicy, vocabulary: Vocabulary, longest: int = _SHORT) -> list[Check]:
     """Measure what must hold of a policy; the same figures each time, whatever its own generator.
 
     Args:
         policy: over the tokens of the vocabulary.
         vocabulary: the environment's.
+        longest: tokens of the longest history that it will see; where that would take long, shorter ones are looked at.
     """
-    observations = _random_histories(policy)
+    observations = _random_histories(policy, longest)
     return [
         _compared("looks back alone", policy, lambda: lookahead(policy.model), "what comes after a history"),
         _compared("padding", policy, lambda: _padding(policy, observations), "padding"),
@@ -62,18 +65,18 @@ def refuse_failed(checks: list[Check]) -> None:
 def in_a_line(checks: list[Check]) -> str:
     """The figures in short."""
     figures = [f"{check.name} {check.figure:.2g}" for check in checks if check.figure is not None]
-    return f"self-check passed, differences: {', '.join(figures)}; {checks[-1].name} {checks[-1].detail}"
+    result = "passed" if all(check.passed for check in checks) else "FAILED"
+    return f"self-check {result}, differences: {', '.join(figures)}; {checks[-1].name} {checks[-1].detail}"
 
 
-def _compared(name: str, policy: TransformerPolicy, measure: Callable[[], float], what: str) -> Check:
+def _compared(name: str, policy: TransformerPolicy, measure: Callable[[], Difference], what: str) -> Check:
     with torch.no_grad():
         difference = measure()
-    allowed = tolerance(policy.model)
-    detail = f"{what} changes log-probs by {difference:.2g} nats (allowed {allowed:g})"
-    return Check(name, difference <= allowed, detail, difference)
+    detail = f"{what} changes log-probs by {difference.figure:.2g} nats (allowed {difference.allowed:.2g})"
+    return Check(name, difference.passed, detail, difference.figure)
 
 
-def _padding(policy: TransformerPolicy, observations: np.ndarray) -> float:
+def _padding(policy: TransformerPolicy, observations: np.ndarray) -> Difference:
     """Beside a longer row, up to whose length they are padded."""
     more = _STEPS if policy.max_length is None else min(_STEPS, policy.max_length - observations.shape[1])
     wider = np.pad(observations, ((0, 1), (0, max(0, more))), constant_values=policy.size)
@@ -81,7 +84,7 @@ def _padding(policy: TransformerPolicy, observations: np.ndarray) -> float:
     return log_prob_difference(policy.next_logits(wider)[:-1], _alone(policy, observations))
 
 
-def _batch(policy: TransformerPolicy, observations: np.ndarray) -> float:
+def _batch(policy: TransformerPolicy, observations: np.ndarray) -> Difference:
     """With one another, the other way round."""
     return log_prob_difference(policy.next_logits(observations[::-1]).flip(0), _alone(policy, observations))
 
@@ -90,15 +93,15 @@ def _alone(policy: TransformerPolicy, observations: np.ndarray) -> Tensor:
     return torch.cat([policy.next_logits(row[None, row != policy.size]) for row in observations])
 
 
-def _cache(policy: TransformerPolicy, observations: np.ndarray) -> float:
-    """Along growing histories that change places."""
-    cache, worst = policy.prefix_cache(), 0.0
+def _cache(policy: TransformerPolicy, observations: np.ndarray) -> Difference:
+    """Along growing histories that change places; the worst."""
+    cache, differences = policy.prefix_cache(), []
     lengths = (observations != policy.size).sum(axis=1)
     for back in range(_STEPS - 1, -1, -1):
         shown = np.arange(observations.shape[1]) < np.maximum(1, lengths - back)[:, None]
         histories = np.where(shown, observations, policy.size)[:: -1 if back % 2 else 1]
-        worst = max(worst, log_prob_difference(policy.next_logits(histories, cache), policy.next_logits(histories)))
-    return worst
+        differences.append(log_prob_difference(policy.next_logits(histories, cache), policy.next_logits(histories)))
+    return max(differences, key=lambda difference: difference.figure / difference.allowed)
 
 
 def _ratio(policy: TransformerPolicy, observations: np.ndarray, vocabulary: Vocabulary) -> Check:
@@ -118,12 +121,15 @@ def _stop_tokens(vocabulary: Vocabulary) -> Check:
     return Check("stop tokens", True, ", ".join(tokens) or "none: stop strings and the horizon alone end an episode")
 
 
-def _random_histories(policy: TransformerPolicy) -> np.ndarray:
+def _random_histories(policy: TransformerPolicy, longest: int) -> np.ndarray:
     """Histories of different lengths, int64 [rows, L], that leave room for what is sampled."""
-    longest = _LONGEST if policy.max_length is None else max(1, min(_LONGEST, policy.max_length - _STEPS))
-    tokens = np.random.default_rng(0).integers(policy.size, size=(_ROWS, longest))
-    lengths = np.maximum(1, longest - 2 * np.arange(_ROWS))
-    return np.where(np.arange(longest) < lengths[:, None], tokens, policy.size)
+    length = longest if affordable(policy.model, _PASSES * _ROWS * longest) else min(_SHORT, longest)
+    length = max(length, _SHORT)
+    if policy.max_length is not None:
+        length = max(1, min(length, policy.max_length - _STEPS))
+    tokens = np.random.default_rng(0).integers(policy.size, size=(_ROWS, length))
+    lengths = np.maximum(1, length - 2 * np.arange(_ROWS))
+    return np.where(np.arange(length) < lengths[:, None], tokens, policy.size)
 
 
 def _sampled(policy: TransformerPolicy, observations: np.ndarray, vocabulary: Vocabulary) -> Rollout:
@@ -153,5 +159,5 @@ def _sampled(policy: TransformerPolicy, observations: np.ndarray, vocabulary: Vo
         finish_reason=np.full(_ROWS, FinishReason.LIMIT),
         group=np.arange(_ROWS),
         vocabulary=vocabulary,
-        support=np.packbits(np.stack(supports, axis=1), axis=-1) if supports else None,
+        cut_off=np.packbits(~np.stack(supports, axis=1), axis=-1) if supports else None,
     )

@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -79,7 +80,8 @@ def train(settings: TrainSettings) -> int:
             choose_run_dir(settings.run_dir, settings.name(), settings.overwrite),
             settings.as_json()
             | learner.settings
-            | {"total_timesteps": timesteps, "temperature": learner.policy.temperature},
+            | {"total_timesteps": timesteps, "temperature": learner.policy.temperature}
+            | asdict(learner.policy.truncation),
             settings.advanced.trajectory_interval,
         )
         return _run(settings, learner, run, timesteps, stop)
@@ -143,10 +145,10 @@ def _make_policy(settings: TrainSettings, envs: TextGenVectorEnv) -> Transformer
     }
     if settings.model is not None:
         return open_policy(settings, envs.vocabulary, settings.seed, **keywords)
-    policy = TransformerPolicy.small(
+    keywords |= {"dtype": getattr(torch, advanced.dtype), "device": settings.device}
+    return TransformerPolicy.small(
         envs, advanced.d_model, advanced.num_layers, seed=settings.seed, **sampling_keywords(settings), **keywords
     )
-    return policy.to(device=settings.device, dtype=getattr(torch, advanced.dtype))
 
 
 def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: TextGenVectorEnv) -> PolicyGradient:
@@ -176,7 +178,8 @@ def _print_header(settings: TrainSettings, learner: PolicyGradient) -> None:
 
 
 def _check_itself(learner: PolicyGradient) -> None:
-    checks = self_check(learner.policy, _problem(learner).vocabulary)
+    problem = _problem(learner)
+    checks = self_check(learner.policy, problem.vocabulary, problem.max_length)
     refuse_failed(checks)
     say(in_a_line(checks))
 

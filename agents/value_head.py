@@ -41,6 +41,11 @@ class ValueHead(nn.Module):
         save_file({name: value.detach().cpu() for name, value in self.state_dict().items()}, folder / _FILE)
         open_to_readers(folder)
 
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Remove what `save` wrote."""
+        (folder / _FILE).unlink(missing_ok=True)
+
     def load(self, folder: Path) -> None:
         """Read value_head.safetensors.
 

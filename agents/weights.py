@@ -26,23 +26,22 @@ def weights_mark(model: PreTrainedModel, checksum: bool) -> tuple[Any, ...]:
     Returns:
         Something to compare with an earlier mark; equal where nothing has changed.
     """
-    parameters = list(model.parameters())
-    places = tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
-    device = parameters[0].device.type
+    tensors = [*model.parameters(), *model.buffers()]
+    places = tuple((tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in tensors)
+    device = model.device.type
     kind = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), adapter_state(model))
-    return (places, kind, _checksum(parameters) if checksum else ())
+    return (places, kind, _checksum(tensors) if checksum else ())
 
 
-def _checksum(parameters: Iterable[Tensor]) -> tuple[float, ...]:
-    """A weighted sum of each parameter: another where a weight is another, or stands elsewhere."""
+def _checksum(tensors: Iterable[Tensor]) -> tuple[float, ...]:
+    """A weighted sum of each tensor: another where a number is another, or stands elsewhere."""
     with torch.no_grad():
-        sums = [_weighted_sum(parameter.detach().reshape(-1)) for parameter in parameters]
-        return tuple(torch.stack(sums).tolist())
+        sums = [_weighted_sum(tensor.detach().reshape(-1)) for tensor in tensors]
+        return tuple(torch.stack([one.float() for one in sums]).tolist())
 
 
 def _weighted_sum(values: Tensor) -> Tensor:
-    if values.dtype not in (torch.float32, torch.float64):
-        values = values.float()
+    values = values.float() if values.dtype != torch.float64 else values
     within, beyond = _factors(values.device, values.dtype)
     whole = values.numel() // _WIDTH
     rest = values[whole * _WIDTH :]

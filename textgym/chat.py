@@ -203,7 +203,7 @@ def _left_open(text: str, content: str, source: str) -> str:
     """The text up to the end of the last message, which a mark shows."""
     mark = _END.rstrip()
     end = text.rfind(mark)
-    if end < 0 or content.strip() not in text:
+    if text.count(mark) != 1 or content.strip() not in text:
         raise ValueError(
             f"the chat template of {escape(source)} does not write the last message as it is, {excerpt(content)}, so "
             "that the assistant cannot go on with it; end the messages with another role"

@@ -109,6 +109,8 @@ def _is_list(values: Any) -> bool:
 
 
 def _own_prompt(problem: Problem, options: dict[str, Any], columns: dict[str, Any]) -> Prompt:
+    if isinstance(options.get("prompt"), Prompt):  # one that was drawn, checked and encoded already
+        return options["prompt"]
     if not isinstance(columns, dict):
         raise TypeError(f"the reset option 'columns' is of type {type(columns).__name__}; give a dict")
     check_columns(columns, "the reset option 'columns'")

@@ -3,6 +3,7 @@
 import copy
 from pathlib import Path
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -107,6 +108,57 @@ def test_a_rank_that_is_none_is_refused(folder, rank):
         TransformerPolicy.from_pretrained(folder, lora_rank=rank)
 
 
+@pytest.mark.parametrize("settings", [{}, {"top_k": 2}, {"top_p": 0.6, "temperature": 0.7}], ids=str)
+@pytest.mark.parametrize("task", ["sort", "brackets"])
+def test_the_reference_is_the_same_step_by_step_and_not_restricted(tmp_path, task, settings):
+    envs = gym.make_vec("TextGen-v0", num_envs=8, task=task, autoreset_mode="Disabled")
+    TransformerPolicy.small(envs, d_model=16).save_pretrained(tmp_path)
+    policy = TransformerPolicy.from_pretrained(tmp_path, lora_rank=2, **settings)
+    rollout = collect(policy, envs, 8, np.random.default_rng(0))
+    of_rollout = policy.reference_log_probs(rollout).numpy()
+    assert np.isfinite(of_rollout).all()
+    for row, step in zip(*np.nonzero(rollout.mask), strict=True):
+        history = rollout.tokens[row : row + 1].copy()
+        history[0, rollout.prompt_length[row] + step :] = policy.size
+        fed = history[history != policy.size] if history[0, 0] != policy.size else np.array([policy.bos_id])
+        logits = policy.model(input_ids=torch.as_tensor(fed[None])).logits[0, -1]
+        plain = torch.log_softmax(logits[: policy.size].detach() / policy.temperature, dim=-1)  # adapters add 0 yet
+        action = rollout.actions[row, step]
+        assert of_rollout[row, step] == pytest.approx(float(plain[action]), abs=1e-5)
+        [one] = policy.reference_log_prob(history, np.array([action]))
+        assert one == pytest.approx(of_rollout[row, step], abs=1e-5)
+
+
+def test_what_was_saved_in_a_folder_before_leaves_nothing_behind(folder, tmp_path):
+    adapted = TransformerPolicy.from_pretrained(folder, lora_rank=2, value_head=True)
+    trained(adapted)
+    adapted.save_pretrained(tmp_path / "f", merge_adapters=False)
+    for policy in (adapted, TransformerPolicy.from_pretrained(folder)):
+        policy.save_pretrained(tmp_path / "f")
+        again = TransformerPolicy.from_pretrained(tmp_path / "f")
+        np.testing.assert_allclose(log_probs(again), log_probs(policy), atol=1e-5)
+        assert not (tmp_path / "f" / "adapter").exists()
+    assert not (tmp_path / "f" / "value_head.safetensors").exists()
+    trained(adapted).save(tmp_path / "g")
+    learner = trained(TransformerPolicy.from_pretrained(folder))
+    learner.save(tmp_path / "g")
+    again = PolicyGradient.load(tmp_path / "g", tiny.make_envs(16))
+    np.testing.assert_array_equal(log_probs(again.policy), log_probs(learner.policy))
+
+
+def test_a_learner_is_loaded_with_an_environment_that_asks_its_policy(folder, tmp_path):
+    def envs_of(policy):
+        return tiny.make_envs(16, scheme=["terminal", Reference(policy.reference_log_prob, beta=0.1)])
+
+    policy = TransformerPolicy.from_pretrained(folder, lora_rank=2)
+    learner = PolicyGradient(policy, envs_of(policy), episodes_per_update=16).learn(50)
+    learner.save(tmp_path / "learner")
+    again = PolicyGradient.load(tmp_path / "learner", envs_of)
+    for one in (learner, again):
+        one.learn(50)
+    np.testing.assert_array_equal(log_probs(again.policy), log_probs(learner.policy))
+
+
 # --- saved in the middle of a training
 
 
@@ -124,6 +176,15 @@ def test_a_training_goes_on_exactly_where_it_was_saved(folder, tmp_path, setting
     after = weights(again.policy)
     assert all(torch.equal(value, after[name]) for name, value in weights(learner.policy).items())
     AutoModelForCausalLM.from_pretrained(tmp_path / "learner" / "policy")
+
+
+@pytest.mark.parametrize("settings", [{"lora_rank": 2}, {"value_head": True}], ids=str)
+def test_a_small_policy_in_half_precision_goes_on_too(tmp_path, settings):
+    policy = TransformerPolicy.small(tiny.make_envs(), d_model=16, dtype=torch.bfloat16, **settings)
+    assert policy.model.dtype == torch.bfloat16
+    trained(policy).save(tmp_path)
+    again = PolicyGradient.load(tmp_path, tiny.make_envs(16)).policy
+    np.testing.assert_array_equal(log_probs(again), log_probs(policy))
 
 
 # --- half precision

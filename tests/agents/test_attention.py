@@ -8,6 +8,8 @@ import torch
 from transformers import (
     BertConfig,
     BertLMHeadModel,
+    DogeConfig,
+    DogeForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
     MistralConfig,
@@ -20,7 +22,7 @@ from transformers import (
     RwkvForCausalLM,
 )
 
-from agents.attention import cacheable_length, check_causal
+from agents.attention import cacheable_length, check_causal, lookahead
 from agents.models import max_length_of
 from agents.policy import TransformerPolicy
 
@@ -161,3 +163,39 @@ def test_padding_of_the_model_is_not_what_pad_is_replaced_by(recwarn, capfd):
     policy = TransformerPolicy(model, V)
     policy.distribution(np.array([[1, 2, V, V], [3, 4, 5, 6]]))
     assert "attention_mask" not in capfd.readouterr().err
+
+
+def test_a_large_vocabulary_of_like_probabilities(tmp_path):
+    """No token is as probable as the others are usually compared from."""
+    config = GPT2Config(vocab_size=3000, n_embd=16, n_layer=1, n_head=2)
+    torch.manual_seed(0)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    policy = TransformerPolicy.from_pretrained(tmp_path)
+    assert policy.distribution(np.array([[1, 2]])).log_probs.exp().max() < 1e-3
+
+
+def test_a_window_of_a_model_that_says_nothing_yet_is_believed():
+    model = mistral(sliding_window=8, max_position_embeddings=64)
+    model.lm_head.weight.data.zero_()
+    with pytest.warns(UserWarning, match="8 tokens"):
+        assert cacheable_length(model) == 8
+
+
+@pytest.mark.parametrize("width", [16, 32])
+def test_looking_ahead_that_hardly_matters_yet_is_found(width):
+    config = BertConfig(
+        vocab_size=10, hidden_size=width, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = BertLMHeadModel(config).eval()
+    assert lookahead(model).figure < 1e-3
+    with pytest.raises(ValueError, match="not causal"):
+        check_causal(model)
+
+
+def test_a_window_under_another_name_is_found():
+    config = DogeConfig(**SHAPE, num_key_value_heads=2, keep_window_size=6, pad_token_id=0, max_position_embeddings=64)
+    model = make(DogeForCausalLM, config)
+    with pytest.warns(UserWarning, match="6 tokens"):
+        assert cacheable_length(model) == 6

@@ -19,6 +19,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from agents.learner import PolicyGradient
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect
 from tests.agents import tiny
@@ -546,3 +547,42 @@ def test_pickled_weights_are_refused_and_never_run(tmp_path, word_tokenizer):
     with open(folder / "pytorch_model.bin", "rb") as file:
         torch.load(file, weights_only=False)
     assert mark.exists()  # the payload is a live one
+
+
+# --- what is put in its place
+
+
+def test_another_model_takes_the_place_everywhere():
+    policy, other = small(0), small(1)
+    observations = observations_of(HISTORIES)
+    policy.act(observations)
+    policy.model = other.model
+    actions, log_probs = policy.act(observations, deterministic=True)
+    expected, others = other.act(observations, deterministic=True)
+    assert actions.tolist() == expected.tolist()
+    np.testing.assert_allclose(log_probs, others, atol=CLOSE)
+
+
+def test_a_cache_of_another_model_is_refused():
+    policy, other = small(0), small(1)
+    with pytest.raises(ValueError, match="of another model"):
+        policy.act(observations_of(HISTORIES), cache=other.prefix_cache())
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+def test_weights_that_have_diverged_are_told(deterministic):
+    policy = small()
+    policy.model.transformer.ln_f.weight.data[0] = float("nan")
+    with pytest.raises(FloatingPointError, match="diverged"):
+        policy.act(observations_of(HISTORIES), deterministic=deterministic)
+
+
+@pytest.mark.parametrize("stop_ids", [[A], []])
+def test_the_stop_tokens_of_the_environment_are_saved(tmp_path, stop_ids):
+    small().save_pretrained(tmp_path / "model")
+    policy = TransformerPolicy.from_pretrained(tmp_path / "model")
+    PolicyGradient(policy, tiny.make_envs(4, stop_ids=stop_ids), group_size=2, episodes_per_update=4)
+    policy.save_pretrained(tmp_path / "saved")
+    assert list(TransformerPolicy.from_pretrained(tmp_path / "saved").vocabulary.stop_ids) == stop_ids
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "saved").generation_config.eos_token_id
+    assert saved == (stop_ids or None)

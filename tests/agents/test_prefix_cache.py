@@ -42,6 +42,14 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks():
+    """Storage that has to grow all the time, and has no room to spare."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("agents.key_values._BLOCK", 2)
+        yield
+
+
 def make_model(kind: str = "gpt2") -> PreTrainedModel:
     """A model whose probabilities differ from token to token and place to place."""
     with torch.random.fork_rng(devices=[]):
@@ -125,7 +133,7 @@ WEIGHTS = {
     "swap": swapped_through_data,
     "new data": new_tensor_as_data,
 }
-ROWS = ("grow", "grow some", "restart", "cut", "drop", "permute", "duplicate", "more", "same")
+ROWS = ("grow", "grow some", "restart", "cut", "drop", "permute", "duplicate", "more", "branch", "same")
 token, place = st.integers(0, V - 1), st.integers(0, 100)
 history = st.lists(token, min_size=1, max_size=6)
 event = st.tuples(
@@ -156,6 +164,8 @@ def happen(rows: list[list[int]], what: str, at: int, tokens: list[int], random)
         rows.append(list(rows[at]))
     elif what == "more":
         rows.append(tokens)
+    elif what == "branch":
+        rows.append(rows[at][:-1] + tokens)
     return [row[:LONGEST] for row in rows][-8:]
 
 
@@ -312,6 +322,15 @@ def test_rows_that_stay_are_not_copied(monkeypatch):
 
 
 # --- the rest
+
+
+def test_beside_a_row_that_is_longer_by_more_tokens():
+    """A row is written to past its own count, up to that of the longest beside it."""
+    model = make_model()
+    cache = PrefixCache(model)
+    cached_log_probs(cache, [[1] * 17])
+    rows = [[1] * 22, [2] * 8]
+    np.testing.assert_allclose(cached_log_probs(cache, rows), plain_log_probs(model, rows), atol=CLOSE)
 
 
 def test_a_failure_in_the_model_leaves_nothing_wrong():

@@ -68,7 +68,7 @@ def test_a_model_in_which_the_batch_matters():
     policy = make_policy()
     change_hidden(policy, lambda hidden: hidden + hidden[:1])
     assert {"batch"} <= failed(policy)
-    with pytest.raises(SelfCheckError, match=r"batch: the other rows .* log-probs by \d\S* nats \(allowed 0.001\)"):
+    with pytest.raises(SelfCheckError, match=r"batch: the other rows .* log-probs by \d\S* nats \(allowed 0.000"):
         refuse_failed(self_check(policy, policy.vocabulary))
 
 

@@ -133,7 +133,7 @@ def test_an_episode_is_scored_within_what_it_was_sampled_from(cut):
     envs = tiny.make_envs(32)
     policy = make_policy(envs, **cut)
     rollout = collect(policy, envs, 64, np.random.default_rng(0))
-    support = rollout.unpacked_support()
+    support = rollout.support
     assert support.shape == (*rollout.mask.shape, 4)
     assert np.take_along_axis(support, rollout.actions[..., None], -1)[..., 0][rollout.mask].all()
     assert not support[rollout.mask].all()
@@ -156,14 +156,14 @@ def test_an_update_would_cut_off_what_was_sampled():
     with torch.no_grad():
         for parameter in policy.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
-    assert torch.isinf(policy.log_probs(rollout._replace(support=None))).any()
+    assert torch.isinf(policy.log_probs(rollout._replace(cut_off=None))).any()
 
 
 def test_masks_of_the_task_and_the_cut_together():
     envs = gym.make_vec("TextGen-v0", num_envs=16, task="brackets", autoreset_mode="Disabled")
     policy = TransformerPolicy.small(envs, d_model=16, num_layers=1, top_k=2)
     rollout = collect(policy, envs, 32, np.random.default_rng(0))
-    support = rollout.unpacked_support()[rollout.mask]
+    support = rollout.support[rollout.mask]
     assert not (support & ~rollout.action_mask[rollout.mask]).any()
     assert (support.sum(-1) <= 2).all()
     np.testing.assert_allclose(policy.log_probs(rollout).detach(), rollout.log_probs, atol=1e-5)
