@@ -37,14 +37,21 @@ def add_lora(model: PreTrainedModel, rank: int, seed: int, alpha: float | None =
 
     Raises:
         ImportError: peft is not installed.
-        TypeError, ValueError: a rank or alpha outside its range, or a model that has adapters already or no linear
-            layer.
+        TypeError, ValueError: a rank or alpha outside its range, or a model that has adapters already, no linear
+            layer, or such as are not; it is of no use then.
     """
     rank = checked_rank(rank)
     alpha = _ALPHA if alpha is None else float(alpha)
     if not 0 < alpha < float("inf"):
         raise ValueError(f"alpha={alpha}; give a finite number above 0")
-    return inject_lora(model, {"r": rank, "lora_alpha": alpha, "target_modules": "all-linear"}, seed)
+    inject_lora(model, {"r": rank, "lora_alpha": alpha, "target_modules": "all-linear"}, seed)
+    for name, layer in lora_layers(model):
+        if not isinstance(layer.get_base_layer(), (nn.Linear, Conv1D)):
+            raise ValueError(
+                f"{type(model).__name__}: {escape(name)} is no linear layer of its own (experts of a mixture, for "
+                "example), and its adapters could not be merged; train it without LoRA"
+            )
+    return model
 
 
 def is_lora(model: PreTrainedModel) -> bool:
@@ -130,12 +137,6 @@ def inject_lora(model: PreTrainedModel, settings: dict[str, Any], seed: int) -> 
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(operator.index(seed))
         model.add_adapter(config, ADAPTER)
-    for name, layer in lora_layers(model):
-        if not isinstance(layer.get_base_layer(), (nn.Linear, Conv1D)):
-            raise ValueError(
-                f"{type(model).__name__}: {escape(name)} is no linear layer of its own (experts of a mixture, for "
-                "example), and its adapters could not be merged; train it without LoRA"
-            )
     cast_adapter_dtype(model, ADAPTER)
     return model.train(model.training)
 
