@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 import gymnasium as gym
@@ -37,24 +38,29 @@ def save_policy(folder: Path, symbols: Sequence[str], scale: float = 3.0) -> Pat
 
 def token_log_probs(folder: Path, prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> list[float]:
     """Log-probability of each token of a completion, by plain forward passes of the model."""
-    policy = TransformerPolicy.from_pretrained(folder)
     histories = [[*prompt_ids, *completion_ids[:step]] for step in range(len(completion_ids))]
-    return [float(_last(policy, one)[token]) for one, token in zip(histories, completion_ids, strict=True)]
+    return [float(next_log_probs(folder, one)[token]) for one, token in zip(histories, completion_ids, strict=True)]
 
 
 def greedy_ids(folder: Path, prompt_ids: Sequence[int], stop_ids: Sequence[int], horizon: int) -> list[int]:
     """The most probable token after token, by plain forward passes."""
-    policy, chosen = TransformerPolicy.from_pretrained(folder), list[int]()
+    chosen: list[int] = []
     while len(chosen) < horizon and not set(chosen[-1:]) & set(stop_ids):
-        chosen.append(int(_last(policy, [*prompt_ids, *chosen]).argmax()))
+        chosen.append(int(next_log_probs(folder, [*prompt_ids, *chosen]).argmax()))
     return chosen
 
 
-def _last(policy: TransformerPolicy, history: list[int]) -> torch.Tensor:
-    """Log-probabilities of the next token, [V]; an empty history is fed as BOS."""
+def next_log_probs(folder: Path, history: Sequence[int]) -> torch.Tensor:
+    """Log-probabilities of the next token, float64 [V]; an empty history is fed as BOS."""
+    policy = _opened(folder)
     with torch.no_grad():
-        logits = policy.model(input_ids=torch.tensor([history or [policy.bos_id]])).logits[0, -1]
-    return logits[: policy.size].log_softmax(dim=-1)
+        logits = policy.model(input_ids=torch.tensor([list(history) or [policy.bos_id]])).logits[0, -1]
+    return logits[: policy.size].double().log_softmax(dim=-1)
+
+
+@cache
+def _opened(folder: Path) -> TransformerPolicy:
+    return TransformerPolicy.from_pretrained(folder)
 
 
 def unsafe(text: str) -> set[str]:
