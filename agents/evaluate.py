@@ -10,7 +10,7 @@ from agents.display import known, say
 from agents.evaluate_settings import EvaluateSettings
 from agents.evaluation import Measure, Plan, make_plan, measures
 from agents.greedy import Greedy
-from agents.opening import described, make_envs, open_policy, prepare, setup_errors, wave_envs
+from agents.opening import check_length, described, make_envs, open_policy, prepare, setup_errors, wave_envs
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect
 from agents.tables import aligned
@@ -33,11 +33,12 @@ def evaluate(settings: EvaluateSettings) -> int:
     with setup_errors():
         problem = make_envs(settings.env_keywords()).problem
         policy = open_policy(settings, problem.vocabulary, settings.seed)
+    check_length(policy, problem)
     bounds = _known_range(settings, problem)
     plans = {name: _plan(settings, problem, name) for name in settings.policies}
     say(
         f"textgym evaluate: {described(problem)}; {escape(str(settings.model))}; up to {problem.max_new_tokens} new "
-        f"tokens; {' and '.join(f'{plan.episodes:,} episodes {name}' for name, plan in plans.items())}; "
+        f"tokens; {' and '.join(f'{_episodes(plan)} {name}' for name, plan in plans.items())}; "
         f"seed {settings.seed}"
     )
     lines: list[Measure] = []
@@ -95,8 +96,13 @@ def in_words(plan: Plan, chance: str = "") -> str:
     if plan.basis == "exact":
         return f"{each}; the means over them are exact"
     if plan.basis == "these":
-        return f"{each}; the intervals are about these prompts, and cover {chance}"
+        which = "these prompts" if plan.num_prompts > 1 else "this prompt"
+        return f"{each}; the intervals are about {which}, and cover {chance}"
     return f"{each}; the intervals are about prompts like these, of which they are a sample, and cover which{also}"
+
+
+def _episodes(plan: Plan) -> str:
+    return f"{plan.episodes:,} episode{'s' if plan.episodes > 1 else ''}"
 
 
 def _chance(problem: Problem, policy: str) -> str:

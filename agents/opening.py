@@ -104,6 +104,20 @@ def open_policy(
     )
 
 
+def check_length(policy: TransformerPolicy, problem: Problem) -> None:
+    """Refuse texts that may outgrow the model, which would otherwise fail where chance has them be long.
+
+    Raises:
+        SetupError: they may.
+    """
+    most = policy.max_length
+    if most is not None and problem.max_length - 1 > most:  # the last token is never read
+        raise SetupError(
+            f"prompts of up to {problem.max_prompt_tokens:,} tokens and {problem.max_new_tokens:,} new ones are more "
+            f"than the {most:,} that the model takes; lower --max-new-tokens, or give shorter prompts"
+        )
+
+
 def sampling_keywords(settings: ModelSettings) -> dict[str, Any]:
     """The flags that change the policy's distribution, where they are given; the saved policy's hold otherwise."""
     flags = {name: getattr(settings.advanced, name) for name in ("temperature", "top_k", "top_p", "min_p")}

@@ -8,7 +8,7 @@ import numpy as np
 
 from agents.display import say
 from agents.greedy import Greedy
-from agents.opening import SetupError, make_envs, open_policy, prepare, setup_errors, wave_envs
+from agents.opening import SetupError, check_length, make_envs, open_policy, prepare, setup_errors, wave_envs
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect
 from agents.sample_settings import NUM_TASK_PROMPTS, SampleSettings
@@ -35,6 +35,7 @@ def sample(settings: SampleSettings) -> int:
     with setup_errors():
         problem = make_envs(settings.env_keywords()).problem
         policy = open_policy(settings, problem.vocabulary, settings.seed)
+    check_length(policy, problem)
     _check_first_token(problem, policy)
     for rollout in _rollouts(settings, problem, policy):
         for row in range(len(rollout.length)):
@@ -55,10 +56,10 @@ def _check_first_token(problem: Problem, policy: TransformerPolicy) -> None:
 
 def _rollouts(settings: SampleSettings, problem: Problem, policy: TransformerPolicy) -> Iterator[Rollout]:
     """The samples, wave after wave, so that the first are shown while the others are still to come."""
-    count = settings.num_prompts or (NUM_TASK_PROMPTS if settings.draws_prompts else len(problem.prompts))
-    if not settings.draws_prompts:
-        count = min(count, len(problem.prompts))
-    envs = wave_envs(problem, count * settings.num, in_order=not settings.draws_prompts)
+    there = len(problem.prompts)
+    count = min(settings.num_prompts or (NUM_TASK_PROMPTS if settings.draws_prompts else there), there)
+    in_order = count == there or not settings.draws_prompts  # drawn where that leaves some of them out
+    envs = wave_envs(problem, count * settings.num, in_order)
     prompts_per_wave = max(1, envs.num_envs // settings.num)
     generator = np.random.default_rng(settings.seed)
     actor = Greedy(policy) if settings.greedy else policy

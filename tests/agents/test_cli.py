@@ -95,7 +95,6 @@ def test_every_advanced_flag_is_read(tmp_path):
         ([], "usage: textgym COMMAND"),
         (["trian"], "unknown command 'trian' Did you mean 'train'"),
         (["report"], "'report' is not built yet"),
-        (["sample"], "'sample' is not built yet"),
         (["train", "--algoritm", "rloo"], "--algorithm"),
         (["train", "--group-size", "two"], "--group-size"),
         (

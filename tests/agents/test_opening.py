@@ -24,7 +24,7 @@ def opened(monkeypatch):
 
 def test_what_no_flag_says_is_left_to_the_folder(opened):
     open_policy(ModelSettings(model=Path("model")), VOCABULARY, seed=3)
-    assert opened == [{"seed": 3, "dtype": torch.float32}]
+    assert opened == [{"seed": 3, "dtype": torch.float32, "device": "cpu"}]
 
 
 def test_every_flag_of_the_model_is_a_keyword(opened):

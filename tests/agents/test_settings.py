@@ -1,4 +1,4 @@
-"""The command that trains on: it says again whatever was not a default."""
+"""The command that evaluates what was trained: it says again whatever made the environment and was not a default."""
 
 from pathlib import Path
 
@@ -6,8 +6,8 @@ from agents.settings import AdvancedSettings, TrainSettings
 from textgym.problem import make_problem
 
 
-def test_the_default_run_goes_on_with_its_task():
-    assert TrainSettings().next_command(Path("run/policy")) == "textgym train --model run/policy --task sort"
+def test_the_default_run_is_evaluated_on_its_task():
+    assert TrainSettings().next_command(Path("run/policy")) == "textgym evaluate --model run/policy --task sort"
 
 
 def test_what_was_asked_for_is_asked_for_again():
@@ -23,8 +23,8 @@ def test_what_was_asked_for_is_asked_for_again():
         advanced=AdvancedSettings(max_prompt_tokens=40, temperature=0.5, d_model=32, isolate_reward=True),
     )
     assert settings.next_command(Path("run/policy")) == (
-        "textgym train --model run/policy --prompts 'my prompts.jsonl' --reward r.py:f --scheme prefix_delta "
-        "--stop=END --stop=-- --algorithm reinforce --max-prompt-tokens 40 --isolate-reward"
+        "textgym evaluate --model run/policy --prompts 'my prompts.jsonl' --reward r.py:f --scheme prefix_delta "
+        "--stop=END --stop=-- --max-prompt-tokens 40 --isolate-reward"
     )
 
 

@@ -58,11 +58,14 @@ def test_the_run_folder_is_complete(trained):
 def test_the_next_command_works(trained):
     folder, result = trained
     command = shlex.split(result.stdout.splitlines()[-1].split("next: ")[1])
-    assert command[0] == "textgym"
-    again = textgym(*command[1:], "--total-timesteps", 1024, cwd=folder)
-    assert again.returncode == 0, again.stderr
-    assert float(re.search(r"done: return ([\d.]+)", again.stdout).group(1)) > 0.9
-    assert (folder / "runs" / "sort-rloo-2").is_dir()
+    assert command[:2] == ["textgym", "evaluate"]
+    table = textgym(*command[1:], cwd=folder)
+    assert table.returncode == 0, table.stderr
+    assert float(re.search(r"^greedy +return +4,096 +([\d.]+) +exact", table.stdout, re.M).group(1)) > 0.9
+    found = re.search(r"^sampled +return +4,096 +([\d.]+) +([\d.]+) to ([\d.]+)", table.stdout, re.M)
+    mean, low, high = map(float, found.groups())
+    assert 0.9 < low <= mean <= high <= 1
+    assert "return: (optimum 1, uniform policy 0.125)" in table.stdout
 
 
 def test_the_snippet_does_what_the_command_did(trained, tmp_path):
