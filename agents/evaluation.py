@@ -96,7 +96,7 @@ def measures(
 
     def line(name: str, values: np.ndarray, rows: np.ndarray, share: float | None = None) -> Measure:
         # How many episodes of each prompt end in one way is chance, so that prompts are no strata of theirs.
-        basis: Basis = "drawn" if share is not None and plan.basis == "these" else plan.basis
+        basis: Basis = "drawn" if plan.basis == "these" and not rows.all() else plan.basis
         interval = interval_of(values[rows], kept.group[rows], basis, confidence, bounds)
         low, high = (None, None) if interval is None else (interval.low, interval.high)
         return Measure(policy, name, int(rows.sum()), share, _mean(values[rows]), low, high, _mean(lengths[rows]))

@@ -21,8 +21,11 @@ _POSITIVE = (
     "trajectory_interval",
 )
 
-# What the next command leaves out: the policy is the model, and holds how it samples.
-_NOT_CARRIED_ON = frozenset({"model", "advanced", "temperature", "top_k", "top_p", "min_p"})
+# What the next command leaves out: the policy is the model, and holds its shape and how it samples; a run has a folder
+# of its own.
+_NOT_CARRIED_ON = frozenset(
+    "model advanced temperature top_k top_p min_p run_dir resume overwrite d_model num_layers seed".split()
+)
 
 
 @dataclass(frozen=True)
@@ -112,11 +115,12 @@ class TrainSettings(EnvSettings):
         """All settings that a run is made with, as JSON holds them."""
         return {name: value for name, value in super().as_json().items() if name not in ("resume", "overwrite")}
 
-    def next_command(self, policy: Path) -> str:
-        """The command that evaluates a saved policy where it was trained."""
-        words = ["textgym", "evaluate", "--model", str(policy)]
-        for part, shared in ((self, EnvSettings), (self.advanced, AdvancedEnvSettings)):
-            for setting in fields(shared):
+    def next_command(self, policy: Path, stopped: bool = False) -> str:
+        """The command that evaluates a saved policy where it was trained, or trains on, where it was stopped."""
+        words = ["textgym", "train" if stopped else "evaluate", "--model", str(policy)]
+        shared = (type(self), type(self.advanced)) if stopped else (EnvSettings, AdvancedEnvSettings)
+        for part, settings in zip((self, self.advanced), shared, strict=True):
+            for setting in fields(settings):
                 value = getattr(part, setting.name)
                 if setting.name not in _NOT_CARRIED_ON and value != setting.default:
                     words += _words(f"--{setting.name.replace('_', '-')}", value)

@@ -197,7 +197,7 @@ def _print_last_line(
     settings: TrainSettings, learner: PolicyGradient, policy: Path, seconds: float, stop: StopSignal
 ) -> None:
     result = _result_on_fresh_episodes(settings, learner) if learner.num_updates and not stop.number else ""
-    where, next_command = escape(str(policy.parent)), escape(settings.next_command(policy))
+    where, next_command = escape(str(policy.parent)), escape(settings.next_command(policy, stopped=bool(stop.number)))
     say(
         f"{'stopped' if stop.number else 'done'}: {result}{learner.num_timesteps:,} tokens in {learner.num_updates} "
         f"updates and {seconds:.0f} s; files in {where}; next: {next_command}"
