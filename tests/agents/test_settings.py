@@ -1,4 +1,4 @@
-"""The command that evaluates what was trained: it says again whatever made the environment and was not a default."""
+"""The command that evaluates what was trained, or trains on where it was stopped: it says again whatever made the environment and was not a default."""
 
 from pathlib import Path
 
@@ -25,6 +25,10 @@ def test_what_was_asked_for_is_asked_for_again():
     assert settings.next_command(Path("run/policy")) == (
         "textgym evaluate --model run/policy --prompts 'my prompts.jsonl' --reward r.py:f --scheme prefix_delta "
         "--stop=END --stop=-- --max-prompt-tokens 40 --isolate-reward"
+    )
+    assert settings.next_command(Path("run/policy"), stopped=True) == (
+        "textgym train --model run/policy --prompts 'my prompts.jsonl' --reward r.py:f --scheme prefix_delta "
+        "--stop=END --stop=-- --algorithm reinforce --max-prompt-tokens 40 --isolate-reward"
     )
 
 
