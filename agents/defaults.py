@@ -4,8 +4,8 @@ from agents.policy import TransformerPolicy
 
 # 1e-3 at the width of 64, where a small policy solves the default task.
 _LEARNING_RATE_TIMES_WIDTH = 0.064
-# About two minutes on one core: small models were measured at 3e10 operations a second.
-_OPERATIONS = 4e12
+# About two minutes on one core, where models of medium size were measured at 2.5e10 operations a second.
+_OPERATIONS = 2.5e12
 _MOST_TIMESTEPS, _LEAST_TIMESTEPS = 200_000, 10_000
 # An update sees about as many tokens at every horizon, and a run has at least forty updates.
 _TOKENS_PER_UPDATE, _LEAST_UPDATES = 2048, 40
@@ -27,9 +27,9 @@ def default_learning_rate(policy: TransformerPolicy) -> float:
 def default_timesteps(policy: TransformerPolicy, prompt_tokens: int, max_new_tokens: int) -> int:
     """Tokens to generate in about two minutes on one core, 10,000 to 200,000.
 
-    Every generated token costs a pass over its whole history, of the prompt and half the horizon on average, a
-    projection on the vocabulary, and its share of a forward and backward pass over the episode; a pass takes two
-    operations a weight and token, a backward pass four.
+    Every generated token costs its share of three passes over the episode, each token once: in sampling, and forward and
+    backward in the update. A pass takes two operations a weight and token, a backward pass four; the vocabulary is
+    projected on for generated tokens alone.
 
     Args:
         policy: the model.
@@ -42,9 +42,8 @@ def default_timesteps(policy: TransformerPolicy, prompt_tokens: int, max_new_tok
     tables = {policy.model.get_input_embeddings().weight, policy.model.get_output_embeddings().weight}
     body = sum(weights.numel() for weights in policy.parameters()) - sum(table.numel() for table in tables)
     head = policy.model.get_output_embeddings().weight.numel()
-    history = prompt_tokens + max_new_tokens / 2
     episode = (prompt_tokens + max_new_tokens) / max_new_tokens
-    operations = 2 * (body * history + head) + 6 * (body * episode + head)
+    operations = 8 * (body * episode + head)
     return int(min(_MOST_TIMESTEPS, max(_LEAST_TIMESTEPS, _OPERATIONS / operations)))
 
 

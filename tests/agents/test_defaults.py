@@ -14,9 +14,9 @@ def test_the_step_size_falls_with_the_width(width, learning_rate):
 def test_the_length_of_a_run_against_a_count_by_hand():
     # d = 64: positions 1024·64; a block holds 2 norms of 128, attention 64·192 + 192 and 64·64 + 64, and an MLP
     # 64·256 + 256 and 256·64 + 64, 49,984 in all; two blocks and the last norm of 128: 165,632. The head has 9·64.
-    # A token: 2 · (165,632 · (100 + 16) + 576) + 6 · (165,632 · 132/32 + 576) = 42,530,624 operations.
+    # A token: 8 · (165,632 · 310/10 + 576) = 41,081,344 operations.
     policy = TransformerPolicy.small(8)
-    assert default_timesteps(policy, prompt_tokens=100, max_new_tokens=32) == 4_000_000_000_000 // 42_530_624
+    assert default_timesteps(policy, prompt_tokens=300, max_new_tokens=10) == 2_500_000_000_000 // 41_081_344
 
 
 def test_the_length_of_a_run_has_bounds():
