@@ -27,8 +27,8 @@ def default_learning_rate(policy: TransformerPolicy) -> float:
 def default_timesteps(policy: TransformerPolicy, prompt_tokens: int, max_new_tokens: int) -> int:
     """Tokens to generate in about two minutes on one core, 10,000 to 200,000.
 
-    Every generated token costs its share of three passes over the episode, each token once: in sampling, and forward and
-    backward in the update. A pass takes two operations a weight and token, a backward pass four; the vocabulary is
+    Every generated token costs its share of three passes over the episode, each token once: in sampling, and forward
+    and backward in the update. A pass takes two operations a weight and token, a backward pass four; the vocabulary is
     projected on for generated tokens alone.
 
     Args:

@@ -1,4 +1,4 @@
-"""The command that evaluates what was trained, or trains on where it was stopped: it says again whatever made the environment and was not a default."""
+"""The command that comes next: it says again whatever made the environment, and the training, and was no default."""
 
 from pathlib import Path
 
