@@ -102,4 +102,4 @@ def _json_line(rollout: Rollout, row: int, is_scored: bool) -> str:
         "finish_reason": int(rollout.finish_reason[row]),
         "score": float(rollout.score[row]) if is_scored and rollout.valid[row] else None,
     }
-    return json.dumps(entry, allow_nan=False).replace("\x7f", "\\u007f")  # the one control character that is left
+    return json.dumps(entry, allow_nan=False)  # in ASCII, control characters as codes

@@ -6,6 +6,7 @@ import shlex
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from agents.evaluate import table
 from agents.evaluation import Measure
@@ -286,6 +287,29 @@ def test_a_wider_confidence_is_a_wider_interval_in_the_table(on_tiny, evaluated)
     assert widths == sorted(widths) and widths[2] > 3 * widths[0]
 
 
+def test_what_differs_between_prompts_alone_is_open_for_prompts_like_them_and_not_for_these(
+    folder, tmp_path, evaluated
+):
+    (tmp_path / "reward.py").write_text(
+        "def score(prompts, completions): return [(text.count('a') / 5) ** 2 for text in prompts]\n"
+    )
+    prompts = prompts_file(tmp_path, 20)
+    scores = [(text.count("a") / 5) ** 2 for text in prompts.read_text().split()]
+    flags = ("--model", folder / "model", "--prompts", prompts, "--reward", f"{tmp_path / 'reward.py'}:score")
+    low, high = stats.t.interval(0.95, 19, np.mean(scores), stats.sem(scores))
+    _, written = evaluated(*flags, "--max-new-tokens", 3)  # each of 20 prompts once, and 12 times
+    for policy, count in (("greedy", 20), ("sampled", 240)):
+        found = measure(written, policy, "return")
+        assert found["episodes"] == count
+        assert (found["mean"], found["low"], found["high"]) == pytest.approx((np.mean(scores), low, high), rel=1e-9)
+    _, written = evaluated(*flags, "--max-new-tokens", 1, "--fixed-prompts", "--stop=a", "--stop=b", "--stop=c")
+    greedy, sampled = (measure(written, policy, "return") for policy in ("greedy", "sampled"))
+    assert greedy["low"] == greedy["high"] == pytest.approx(np.mean(scores))
+    assert sampled["mean"] == pytest.approx(np.mean(scores)) and sampled["low"] is None  # equal within each prompt
+    ended = measure(written, "sampled", "finish_reason/stop")  # all episodes, and so the same interval
+    assert ended["share"] == 1 and ended["low"] is None
+
+
 # --- scores that say little
 
 
@@ -401,7 +425,8 @@ def test_wrong_usage_is_refused_with_2(flags, words, capsys):
             ["--max-new-tokens", 1024],
             "prompts of up to 2 tokens and 1,024 new ones are more than the 1,024 that the model",
         ),
-        (["--temperature", 1e-45], "not finite"),
+        (["--temperature", 1e-45, "--sampled"], "not finite"),
+        (["--temperature", 1e-45, "--greedy"], "not finite"),
     ],
 )
 def test_failures_end_with_1_and_one_message(flags, words, folder, on_tiny, tmp_path, capsys, monkeypatch):
