@@ -325,11 +325,11 @@ def test_rows_that_stay_are_not_copied(monkeypatch):
 
 
 def test_beside_a_row_that_is_longer_by_more_tokens():
-    """A row is written to past its own count, up to that of the longest beside it."""
+    """A row is written to past its own count, up to that of the longest beside it, and so past the longest history."""
     model = make_model()
     cache = PrefixCache(model)
-    cached_log_probs(cache, [[1] * 17])
-    rows = [[1] * 22, [2] * 8]
+    cached_log_probs(cache, [[1] * 22])
+    rows = [[1] * 17 + [3] * 5, [2] * 8]
     np.testing.assert_allclose(cached_log_probs(cache, rows), plain_log_probs(model, rows), atol=CLOSE)
 
 
