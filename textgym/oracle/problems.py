@@ -26,11 +26,10 @@ def problem_of(env: Any) -> Problem:
     if isinstance(env, str):
         if env not in TASKS:
             raise ValueError(unknown("task", env, TASKS))
-        problem = make_problem(task=env)
+        env = make_problem(task=env)
     elif isinstance(env, Task):
-        problem = _problem_of_task(env)
-    else:
-        problem = env if isinstance(env, Problem) else getattr(getattr(env, "unwrapped", env), "problem", None)
+        env = _problem_of_task(env)
+    problem = env if isinstance(env, Problem) else getattr(getattr(env, "unwrapped", env), "problem", None)
     if not isinstance(problem, Problem):
         raise TypeError(
             f"{shown(env)} of type {type_name(env)} cannot be enumerated; give a TextGen-v0 environment, a task such "

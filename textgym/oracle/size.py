@@ -8,7 +8,7 @@ from textgym.problem import Problem
 from textgym.tasks.base import is_integer
 
 _CELLS_PER_SEQUENCE = 64  # of nodes × V: where masks forbid most tokens, tables are larger than what they hold
-_HUGE = 10**30  # no larger number is worked out
+HUGE = 10**30  # no larger number is worked out
 
 
 class SizeGuard:
@@ -64,16 +64,16 @@ class SizeGuard:
         width = max(problem.vocabulary.size, problem.max_new_tokens)
         most = "at least " if at_least else ""
         if sequences > self._limit:
-            size = f"{most}{_number(sequences)} complete sequences"
+            size = f"{most}{told_number(sequences)} complete sequences"
             needed = sequences
         elif nodes * width > _CELLS_PER_SEQUENCE * self._limit:
-            size = f"{most}{_number(nodes)} states with tables of {width} numbers each"
+            size = f"{most}{told_number(nodes)} states with tables of {width} numbers each"
             needed = -(-nodes * width // _CELLS_PER_SEQUENCE)
         else:
             return
-        more = "more than that" if at_least or needed > _HUGE else f"limit={needed}"
+        more = "more than that" if at_least or needed > HUGE else f"limit={needed}"
         raise ValueError(
-            f"the tree is too large to enumerate: {size} ({_number(len(problem.prompts))} prompts, "
+            f"the tree is too large to enumerate: {size} ({told_number(len(problem.prompts))} prompts, "
             f"V={problem.vocabulary.size}, max_new_tokens={problem.max_new_tokens}), and limit={self._limit}. Lower "
             f"max_new_tokens, or give fewer prompts or tokens; with the memory and the time for it, give {more}"
         )
@@ -92,10 +92,11 @@ def full_tree(size: int, num_stops: int, horizon: int) -> tuple[int, int]:
         nodes += running
         sequences += running * num_stops
         running *= size - num_stops
-        if running == 0 or sequences + running > _HUGE:
+        if running == 0 or sequences + running > HUGE:
             break
     return sequences + running, nodes
 
 
-def _number(count: int) -> str:
-    return f"{count:,}" if count <= _HUGE else "more than 10^30"
+def told_number(count: int) -> str:
+    """A count for a message, not written out above 10^30."""
+    return f"{count:,}" if count <= HUGE else "more than 10^30"

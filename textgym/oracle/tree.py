@@ -92,13 +92,15 @@ class Tree:
         return self._completions
 
     def histories(self) -> np.ndarray:
-        """The observations of the nodes, int64 [N, L]: prompt, tokens written, then PAD; as the environment has them."""
+        """What the environment shows in each node, int64 [N, L]: the prompt, the tokens written, then PAD."""
         pad = self.problem.vocabulary.pad_id
-        histories = np.full((self.num_nodes, self.problem.max_length), pad, dtype=np.int64)
-        for place, prompt in enumerate(self.prompts):
-            own, length = self.prompt == place, len(prompt.ids)
-            histories[own, :length] = prompt.ids
-            histories[own, length : length + self._completions.shape[1]] = self._completions[own]
+        begun = np.full((len(self.prompts), self.problem.max_length), pad, dtype=np.int64)
+        for row, prompt in enumerate(self.prompts):
+            begun[row, : len(prompt.ids)] = prompt.ids
+        histories = begun[self.prompt]
+        lengths = np.array([len(prompt.ids) for prompt in self.prompts])[self.prompt]
+        places = lengths[:, None] + np.arange(self._completions.shape[1])
+        np.put_along_axis(histories, places, self._completions, axis=1)
         return histories
 
     def uniform(self) -> np.ndarray:
