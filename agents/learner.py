@@ -177,8 +177,8 @@ class PolicyGradient:
         )
         if not np.isfinite(norm):
             raise FloatingPointError(
-                f"the gradient's norm is {norm} at update {self.num_updates + 1}; this step was not taken, and nothing "
-                "was changed by it. Lower the learning rate, or look for a reward of an extreme size"
+                f"the gradient's norm is {norm} at update {self.num_updates + 1}; nothing was changed by this step. "
+                "Lower the learning rate, or look for a reward of an extreme size"
             )
         return update_metrics(tally)
 
