@@ -324,7 +324,6 @@ ALGORITHMS: dict[str, Algorithm] = {
             aggregation="token_mean",
             clip_epsilon=0.2,
             num_epochs=4,
-            num_minibatches=4,
             gae_lambda=0.95,
             ascends="∇J as far as the critic is right, scaled; its bound, from the second step on",
         ),
@@ -357,3 +356,29 @@ def make_algorithm(algorithm: str | Algorithm, **axes: Any) -> Algorithm:
         if axis not in AXES:
             raise TypeError(f"algorithm {algorithm.name!r}: {unknown('axis', axis, AXES)}")
     return replace(algorithm, **axes) if axes else algorithm
+
+
+def check_kl(algorithm: Algorithm, kl_coef: float, kl_target: float | None, reference: bool) -> None:
+    """Refuse settings of the KL to a reference that are out of range, or that nothing would read.
+
+    Args:
+        algorithm: whose KL term they are about.
+        kl_coef: β, its weight.
+        kl_target: what β is adapted to, in nats per token; None leaves it as it is.
+        reference: whether a reference is given.
+
+    Raises:
+        ValueError: with the setting, its value and what is allowed.
+    """
+    if not 0 <= kl_coef < math.inf:
+        raise ValueError(f"kl_coef={kl_coef}; give a finite number of at least 0")
+    if kl_coef and algorithm.kl == "none":
+        raise ValueError(
+            f"kl_coef={kl_coef} and algorithm {algorithm.name!r}, which has no KL term; leave kl_coef out, or choose "
+            f"where the term stands, kl='k3' for instance: {', '.join(KL_FORMS[1:])}"
+        )
+    if kl_target is not None and not 0 < kl_target < math.inf:
+        raise ValueError(f"kl_target={kl_target}; give a finite number above 0, in nats per token")
+    for name, given in (("kl_target", kl_target is not None), ("reference", reference)):
+        if given and not kl_coef:
+            raise ValueError(f"{name} is given and kl_coef=0, which does not use it; give a kl_coef above 0 too")
