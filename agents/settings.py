@@ -132,7 +132,8 @@ class TrainSettings(EnvSettings):
     """Train a policy with policy gradients; with no flags, a small one on the task `sort`."""
 
     algorithm: str = "rloo"
-    """rloo, reinforce, reinforce_baseline, reinforce_to_go, grpo, dr_grpo, dapo, gspo, cispo, reinforce_pp, a2c or ppo."""
+    """One of rloo, reinforce, reinforce_baseline, reinforce_to_go, grpo, dr_grpo, dapo, gspo, cispo, reinforce_pp,
+    a2c, ppo."""
 
     group_size: int = 8
     """Episodes that share a prompt."""
