@@ -322,21 +322,25 @@ class TransformerPolicy(nn.Module):
         log_probs = self.action_distribution(rollout).log_prob(self._to_device(rollout.actions))
         return log_probs.masked_fill(~mask.to(log_probs.device), 0.0)
 
-    def reference_log_probs(self, rollout: Rollout) -> Tensor:
-        """Log π_ref(a_t | s_t) of the model without its adapters, [B, T], without gradient; 0 where not mask.
+    @torch.no_grad()
+    def unrestricted_log_probs(self, rollout: Rollout) -> Tensor:
+        """Log π(a_t | s_t) over all tokens at the policy's temperature, [B, T], without gradient; 0 where not mask.
 
-        At the policy's temperature; neither masks nor truncation play a part, since they restrict the policy and not
-        what it is held to: KL(π‖π_ref) needs π_ref over all tokens.
+        Neither masks nor truncation play a part: they restrict a policy, and not what it is held to. KL(π‖π_ref) needs
+        π_ref over all tokens.
+        """
+        logits = self._next_tokens.at(histories_of(rollout.tokens, self.size), _positions(rollout))
+        log_probs = TokenDistribution(logits, self.size, self.temperature).log_prob(self._to_device(rollout.actions))
+        return log_probs.masked_fill(~self._to_device(rollout.mask), 0.0)
+
+    def reference_log_probs(self, rollout: Rollout) -> Tensor:
+        """`unrestricted_log_probs` of the model without its adapters, log π_ref(a_t | s_t).
 
         Raises:
             ValueError: the model has no adapters.
         """
-        with adapter_off(self.model), torch.no_grad():
-            logits = self._next_tokens.at(histories_of(rollout.tokens, self.size), _positions(rollout))
-            log_probs = TokenDistribution(logits, self.size, self.temperature).log_prob(
-                self._to_device(rollout.actions)
-            )
-            return log_probs.masked_fill(~self._to_device(rollout.mask), 0.0)
+        with adapter_off(self.model):
+            return self.unrestricted_log_probs(rollout)
 
     def reference_log_prob(self, observations: Any, actions: np.ndarray) -> np.ndarray:
         """The same of single steps, float64 [N]: what `textgym.schemes.Reference` asks for.
@@ -381,6 +385,11 @@ class TransformerPolicy(nn.Module):
         logits, values = self._logits_and_values(histories_of(rollout.tokens, self.size), _positions(rollout))
         values = values.masked_fill(~self._to_device(rollout.mask), 0.0)
         return self._action_distribution(rollout, logits), values
+
+    def add_value_head(self) -> None:
+        """Give the model a value head, which says 0 of every state, where it has none."""
+        if self.value_head is None:
+            self.value_head = ValueHead(self.model)
 
     def train(self, mode: bool = True) -> Self:
         """Stay in evaluation mode: dropout would make the scored distribution another than the sampled one."""

@@ -16,7 +16,7 @@ from textgym.vocabulary import Vocabulary
 if TYPE_CHECKING:  # names of the table of algorithms are checked before torch is loaded
     import torch
 
-_PER_STEP = ("actions", "mask", "log_probs", "rewards", "action_mask", "cut_off")  # the arrays [B, T, ...]
+_PER_STEP = ("actions", "mask", "log_probs", "rewards", "action_mask", "cut_off", "values")  # the arrays [B, T, ...]
 
 
 class Step(NamedTuple):
@@ -53,6 +53,7 @@ class Rollout(NamedTuple):
     action_mask: np.ndarray | None = None  # bool [B, T, V], True where a token was legal and where not mask; None: all
     true_score: np.ndarray | None = None  # float64 [B], where the task has a hidden gold reward
     cut_off: np.ndarray | None = None  # uint8 [B, T, ⌈V / 8⌉], bits; see `support`. None: nothing is
+    values: np.ndarray | None = None  # float64 [B, T], V(s_t) of a critic; 0 where not mask. None without one
 
     @property
     def returns(self) -> np.ndarray:
@@ -88,6 +89,16 @@ class Rollout(NamedTuple):
         """The episodes that were not dropped; groups may have shrunk, and there may be none left."""
         return self if self.valid.all() else self.select(np.flatnonzero(self.valid))
 
+    def followed_by(self, other: "Rollout") -> "Rollout":
+        """These episodes and then others of the same environment, whose groups are numbered on."""
+        count = int(self.group.max(initial=-1)) + 1
+        other = other._replace(group=other.group + count)
+        pairs = {name: (value, getattr(other, name)) for name, value in self._asdict().items()}
+        arrays = {name: pair for name, pair in pairs.items() if isinstance(pair[0], np.ndarray)}
+        beyond = {"tokens": self.vocabulary.pad_id, "action_mask": True}  # what stands where a row has ended
+        stacked: dict[str, Any] = {name: _stacked(*pair, beyond.get(name, 0)) for name, pair in arrays.items()}
+        return self._replace(**stacked)
+
     def texts(self, row: int) -> tuple[str, str]:
         """Prompt and completion of an episode, special tokens visible."""
         prompt_length, length = self.prompt_length[row], self.length[row]
@@ -109,6 +120,17 @@ class Rollout(NamedTuple):
             )
             for step in range(int(self.length[row]) - start)
         ]
+
+
+def _stacked(first: np.ndarray, second: np.ndarray, filler: float) -> np.ndarray:
+    """Rows under rows, the narrower ones filled up."""
+    if first.ndim == 1:
+        return np.concatenate([first, second])
+    width = max(first.shape[1], second.shape[1])
+    wide = [np.full((len(part), width, *part.shape[2:]), filler, dtype=part.dtype) for part in (first, second)]
+    for target, part in zip(wide, (first, second), strict=True):
+        target[:, : part.shape[1]] = part
+    return np.concatenate(wide)
 
 
 def spaced_rows(rollout: Rollout, count: int) -> list[int]:

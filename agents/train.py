@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agents.algorithms import AXES
 from agents.defaults import default_episodes, default_timesteps
 from agents.display import Display, known, samples, say
 from agents.learner import Callback, PolicyGradient, Update
@@ -79,6 +80,7 @@ def train(settings: TrainSettings) -> int:
         run = RunFolder(
             choose_run_dir(settings.run_dir, settings.name(), settings.overwrite),
             settings.as_json()
+            | {axis: getattr(learner.algorithm, axis) for axis in AXES}
             | learner.settings
             | {"total_timesteps": timesteps, "temperature": learner.policy.temperature}
             | asdict(learner.policy.truncation),
@@ -156,11 +158,14 @@ def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: Text
     return PolicyGradient(
         policy,
         envs,
-        settings.algorithm,
+        settings.row(),
         group_size=settings.group_size,
         episodes_per_update=envs.num_envs,
         learning_rate=settings.learning_rate,
         entropy_coef=advanced.entropy_coef,
+        kl_coef=advanced.kl_coef,
+        kl_target=advanced.kl_target,
+        reference=advanced.reference,
         max_grad_norm=advanced.max_grad_norm,
         tokens_per_microbatch=advanced.tokens_per_microbatch,
         seed=settings.seed,

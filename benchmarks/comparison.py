@@ -133,8 +133,9 @@ def sees_when_paid(algorithm: str) -> bool:
         finish_reason=np.full(2, FinishReason.LIMIT),
         group=np.zeros(2, dtype=np.int64),
         vocabulary=Vocabulary.from_symbols(["0"]),
+        values=np.zeros((2, 2)),
     )
-    advantages = make_algorithm(algorithm).advantages
+    advantages = make_algorithm(algorithm).advantages_of
     return not np.array_equal(advantages(rollout), advantages(rollout._replace(rewards=late[:, ::-1])))
 
 

@@ -1,0 +1,122 @@
+"""A learner's folder: policy, optimizer, reference, generators and settings; a training continues exactly from it."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from gymnasium.vector import VectorEnv
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from agents.algorithms import ALGORITHMS, AXES, Algorithm, make_algorithm
+from agents.lora import is_lora
+from agents.policy import TransformerPolicy
+from agents.reference import ReferencePolicy
+
+_SETTINGS_FILE = "learner.json"
+_STATE_FILE = "learner.safetensors"
+_LORA_FOLDER = "lora"  # base and adapters, which the merged weights of policy/ cannot be taken apart into
+
+
+def save(learner: Any, folder: Path) -> None:
+    """Write a learner; see `PolicyGradient.save`."""
+    policy = learner.policy
+    policy.save_pretrained(folder / "policy")
+    shutil.rmtree(folder / _LORA_FOLDER, ignore_errors=True)  # of a learner that was saved there before
+    if is_lora(policy.model):
+        policy.save_pretrained(folder / _LORA_FOLDER, merge_adapters=False)
+    ReferencePolicy.remove(folder)
+    if learner.reference is not None:
+        learner.reference.save(folder)
+    tensors = {"action_generator": learner.action_generator.get_state()}
+    tensors["policy_generator"] = policy.generator.get_state()
+    for index, moments in learner.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in moments.items()}
+    tensors |= {f"weights.{name}": value for name, value in learner.weights.state().items()}
+    save_file(tensors, folder / _STATE_FILE)
+    (folder / _SETTINGS_FILE).write_text(json.dumps(_content(learner), indent=2) + "\n", encoding="utf-8")
+
+
+def load(
+    kind: type,
+    folder: Path,
+    envs: VectorEnv | Callable[[TransformerPolicy], VectorEnv],
+    algorithm: str | Algorithm | None,
+    device: str | torch.device,
+) -> Any:
+    """Read a learner; see `PolicyGradient.load`."""
+    if not (folder / _SETTINGS_FILE).is_file():
+        raise FileNotFoundError(f"learner {str(folder)!r}: there is no file {str(folder / _SETTINGS_FILE)!r}")
+    content = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
+    policy = _load_policy(folder, content, device)
+    envs = envs(policy) if callable(envs) else envs
+    settings = content["settings"]
+    reference = ReferencePolicy.folder_of(folder)
+    learner = kind(policy, envs, algorithm or _row(content), reference=reference, **settings)
+    try:
+        tensors = load_file(folder / _STATE_FILE)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"learner {str(folder / _STATE_FILE)!r} does not load: {error}") from error
+    learner.action_generator.set_state(tensors.pop("action_generator"))
+    policy.generator.set_state(tensors.pop("policy_generator"))
+    learner.prompt_generator.bit_generator.state = content["prompt_generator"]
+    learner.minibatch_generator.bit_generator.state = content["minibatch_generator"]
+    for count in ("num_timesteps", "num_updates", "num_prompts", "kl_coef"):
+        setattr(learner, count, content[count])
+    learner.weights.load_state(_of("weights", tensors))
+    state = learner.optimizer.state_dict()
+    for name, value in _of("optimizer", tensors).items():
+        index, moment = name.split(".")
+        state["state"].setdefault(int(index), {})[moment] = value
+    learner.optimizer.load_state_dict(state)
+    return learner
+
+
+def _content(learner: Any) -> dict[str, Any]:
+    policy, row = learner.policy, learner.algorithm
+    return {
+        "algorithm": row.name,
+        # What differs from the row of the name; a function has no place in a file, and the row must be given again.
+        "axes": {axis: value for axis, value in _changed(row).items() if not callable(value)},
+        "dtype": str(policy.model.dtype).removeprefix("torch."),
+        "gradient_checkpointing": policy.gradient_checkpointing,
+        "lora": is_lora(policy.model),
+        "trained": [name for name, weights in policy.named_parameters() if weights.requires_grad],
+        "settings": learner.settings,
+        "num_timesteps": learner.num_timesteps,
+        "num_updates": learner.num_updates,
+        "num_prompts": learner.num_prompts,
+        "kl_coef": learner.kl_coef,
+        "prompt_generator": learner.prompt_generator.bit_generator.state,
+        "minibatch_generator": learner.minibatch_generator.bit_generator.state,
+    }
+
+
+def _changed(row: Algorithm) -> dict[str, Any]:
+    known = ALGORITHMS.get(row.name)
+    return {axis: getattr(row, axis) for axis in AXES if known and getattr(row, axis) != getattr(known, axis)}
+
+
+def _row(content: dict[str, Any]) -> Algorithm:
+    return make_algorithm(content["algorithm"], **content["axes"])
+
+
+def _load_policy(folder: Path, content: dict[str, Any], device: str | torch.device) -> TransformerPolicy:
+    policy = TransformerPolicy.from_pretrained(
+        folder / (_LORA_FOLDER if content["lora"] else "policy"),
+        dtype=getattr(torch, content["dtype"]),
+        device=device,
+        gradient_checkpointing=content["gradient_checkpointing"],
+    )
+    for name, weights in policy.named_parameters():
+        weights.requires_grad_(name in content["trained"])
+    return policy
+
+
+def _of(part: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a part, by the names that it gave them."""
+    return {name.removeprefix(f"{part}."): value for name, value in tensors.items() if name.startswith(f"{part}.")}
