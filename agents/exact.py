@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.learner import microbatches
+from agents.experience import microbatches
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout
 from textgym.oracle import Tree, Values, values
