@@ -61,7 +61,10 @@ def _frozen(policy: TransformerPolicy, source: Any) -> TransformerPolicy:
     if source is None:
         source = policy
     if isinstance(source, str | Path):
-        source = TransformerPolicy.from_pretrained(source, dtype=policy.model.dtype, device=policy.device)
+        try:
+            source = TransformerPolicy.from_pretrained(source, dtype=policy.model.dtype, device=policy.device)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"the reference: {error}") from error
     elif not isinstance(source, TransformerPolicy):
         raise TypeError(
             f"reference is {shown(source)} of type {type_name(source)}; give None, a TransformerPolicy, or the path of "
