@@ -1,6 +1,7 @@
 """A stranger's scripts, as the README shows them, each in a process of its own with sockets blocked."""
 
 import json
+import math
 import re
 import shlex
 
@@ -112,6 +113,21 @@ def test_looking(tmp_path):
     assert (prompt, text) == ("prompt: ", "")  # masked, so it is balanced
     score, length = numbers_line.split()
     assert float(score) in (0.0, 1.0) and int(length) <= 8 and f"{length} tokens" in state
+
+
+def test_large_horizon(tmp_path):
+    result = run(HERE / "large_horizon.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    *lines, last = result.stdout.splitlines()
+    best, rare, gained, divergence, regularised = (float(line.split(" = ")[1]) for line in lines)
+    digits = 0.6 / 0.4  # one at least: .6 + .6^2 + ...
+    numbers_after_the_first = 0.1 * digits / (1 - 0.1 * digits)  # each a comma and digits, one at least
+    right = 0.1 * (digits / 0.6) * numbers_after_the_first * 0.1 * 0.1  # [, of which a digit follows surely; ], <eos>
+    assert (best, rare) == (1.0, pytest.approx(right, rel=1e-12))
+    assert gained == pytest.approx(right * math.e**10 / (1 - right + right * math.e**10), rel=1e-12)
+    assert regularised == pytest.approx(gained - 0.1 * divergence, abs=1e-12)
+    text, reward = last.split()
+    assert float(reward) == (re.fullmatch(r"\[[01]+(,[01]+)+\]", text) is not None)
 
 
 def test_own_agent(tmp_path):
