@@ -271,11 +271,12 @@ def test_gain_less_divergence_is_the_objective_at_horizon_500(order):
     assert folded_optimum(folded).objective == 1.0
 
 
-def test_what_the_reference_never_writes_is_never_written():
+@pytest.mark.parametrize("beta", [0.01, 1e-310])
+def test_what_the_reference_never_writes_is_never_written(beta):
     with np.errstate(divide="ignore"):
         no_b = NGram(np.log([0.5, 0.0, 0.5]))
     folded = Folded(literal("ab").automaton(["a", "b", "<eos>"]), horizon=400, stop_ids=(2,))
-    best = folded_soft_optimum(folded, no_b, beta=0.01)
+    best = folded_soft_optimum(folded, no_b, beta)
     assert best.objective == folded_values(folded, best.policy).objective == 0.0
     assert folded_kl(best.policy, no_b) == pytest.approx(0.0, abs=1e-12)
     assert (best.policy.table[..., 1] == -np.inf).all()

@@ -95,7 +95,7 @@ def folded_soft_optimum(folded: Folded, reference: NGram, beta: float) -> Folded
         q = _ahead(folded, contexts, later)
         within = log_ref[step] > -np.inf
         best = np.where(within, q, -np.inf).max(axis=-1, keepdims=True)
-        with np.errstate(over="ignore"):  # a small β: all but the best weigh nothing
+        with np.errstate(over="ignore", invalid="ignore"):  # a small β: all but the best weigh nothing
             weights = np.where(within, log_ref[step] + (q - best) / temperature, -np.inf)
         total = np.logaddexp.reduce(weights, axis=-1, keepdims=True)
         later = v[step] = (best + temperature * total)[..., 0]
