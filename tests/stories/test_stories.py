@@ -103,6 +103,15 @@ def test_branching(tmp_path):
     assert shares == [0.75, 1.0, 0.75, 0.75]  # 32?0 against 3210
 
 
+def test_ground_truth(tmp_path):
+    found = numbers(run(HERE / "ground_truth.py", cwd=tmp_path))
+    entropy = -sum(p * math.log(p) for p in (0.1, 0.2, 0.3, 0.4))
+    # Two pairs of 5 tokens are right with probability Σ p²; of 1024 texts 64 are palindromes.
+    regularised = 0.3**2 - 0.1 * 5 * (math.log(4) - entropy)
+    gap = 0.1 * math.log((15 + math.exp(10)) / 16) - regularised
+    assert found == pytest.approx([0.3**2, 1, 1 - (1 - 0.3**2) ** 16, gap, gap])
+
+
 def test_looking(tmp_path):
     result = run(HERE / "looking.py", cwd=tmp_path)
     assert result.returncode == 0, result.stderr

@@ -1,4 +1,4 @@
-"""Exact ground truth for small tasks: values, optima and distributions by enumeration; numpy only."""
+"""Exact ground truth: values, optima and distributions by enumeration, or over an automaton; numpy only."""
 
 from textgym.oracle.automaton import (
     FoldedOptimum,

@@ -14,7 +14,7 @@ from textgym.oracle.ties import distinct
 from textgym.tasks.base import is_integer
 
 _MOST_MEMBERS = 40_000_000  # of all groups together
-_AT_ONCE = 2**16  # groups in a call
+_AT_ONCE = 2**20  # members of the groups of a call
 
 
 def effective_reward(returns: Any, probs: Any, group_size: int, advantages: Callable[[np.ndarray], Any]) -> np.ndarray:
@@ -56,7 +56,7 @@ def effective_reward(returns: Any, probs: Any, group_size: int, advantages: Call
 def _compositions(likely: np.ndarray, others: int) -> Iterator[np.ndarray]:
     """Every multiset of `others` places out of `likely`, int64 [m, others] at a time."""
     every = combinations_with_replacement(likely.tolist(), others)
-    while chunk := list(islice(every, _AT_ONCE)):
+    while chunk := list(islice(every, max(1, _AT_ONCE // (others + 1)))):
         yield np.array(chunk, dtype=np.int64).reshape(len(chunk), others)
 
 
@@ -122,7 +122,6 @@ def _check_count(levels: int, likely: int, others: int) -> None:
     groups = levels * math.comb(others + likely - 1, others) if log_count < 100 else HUGE + 1
     if groups * (others + 1) > _MOST_MEMBERS:
         raise ValueError(
-            f"{levels} distinct returns in groups of {others + 1} make {told_number(groups)} groups, "
-            f"and at most {_MOST_MEMBERS:,} members of groups are enumerated; give a smaller group_size or fewer distinct "
-            "returns"
+            f"{levels} distinct returns in groups of {others + 1} make {told_number(groups)} groups, and at most "
+            f"{_MOST_MEMBERS:,} members of groups are enumerated; give a smaller group_size or fewer distinct returns"
         )

@@ -94,8 +94,8 @@ def _check_finite(problem: Problem) -> None:
             "the prompts come from a function, so that there is no list of them to enumerate; give prompts= a list"
         )
     if problem.draws:
-        drawing = [name for scorer in problem.scorers if scorer.draws for name in scorer.names]
+        names = [shown(name) for scorer in problem.scorers if scorer.draws for name in scorer.names]
         raise ValueError(
-            f"the reward is drawn: {', '.join(shown(name) for name in drawing)} asks for the generator rng, and an "
-            "exact value needs a number that is the same each time; give reward= the expected score instead"
+            f"the reward is drawn: {'one of ' if len(names) > 1 else ''}{', '.join(names)} asks for a generator, rng, "
+            "and an exact value needs a score that is the same each time; give reward= its expectation instead"
         )

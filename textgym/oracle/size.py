@@ -71,7 +71,7 @@ class SizeGuard:
             needed = -(-nodes * width // _CELLS_PER_SEQUENCE)
         else:
             return
-        more = "more than that" if at_least or needed > HUGE else f"limit={needed}"
+        more = "a larger limit" if at_least or needed > HUGE else f"limit={needed}"
         raise ValueError(
             f"the tree is too large to enumerate: {size} ({told_number(len(problem.prompts))} prompts, "
             f"V={problem.vocabulary.size}, max_new_tokens={problem.max_new_tokens}), and limit={self._limit}. Lower "
