@@ -136,7 +136,7 @@ def score_gradient(
         node, action = np.argwhere(~np.isfinite(weights))[0]
         raise ValueError(f"weights[{node}, {action}] is {weights[node, action]}; give finite weights, 0 for no weight")
     contexts = _contexts(policy, tree)
-    weighed = (contexts.nodes != _NONE) & weights.any(axis=1)[contexts.nodes]
+    weighed = (contexts.nodes != _NONE) & np.any(weights, axis=1)[contexts.nodes]
     rows = np.flatnonzero(weighed.any(axis=1))
     contexts = _Contexts(contexts.rollout.select(rows), contexts.nodes[rows])
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
@@ -180,7 +180,7 @@ def _contexts(policy: TransformerPolicy, tree: Tree) -> _Contexts:
             f"the policy has {policy.size} tokens and the tree {tree.size}; make the policy for the environment that "
             "was enumerated, or enumerate the one that the policy was made for"
         )
-    goes_on: np.ndarray = (tree.child >= 0).any(axis=1)
+    goes_on = np.any(tree.child >= 0, axis=1)
     deepest = np.flatnonzero(~goes_on)
     path = _paths(tree, deepest)
     first = np.full(tree.num_nodes, len(deepest))
