@@ -155,6 +155,8 @@ def enumerate_tree(env: Any, weights: Any = None, limit: int = 1_000_000) -> Tre
         limit: the most complete sequences, over all prompts. Where a constraint or a stop string ends some early, they
             are counted while the tree grows.
 
+    Each complete sequence is scored once, some thousand in a call; a reward's time limit holds for the call.
+
     Raises:
         TypeError, ValueError: no environment or task; prompts from a function; a reward that draws or drops an
             episode; malformed weights; more sequences than the limit.
