@@ -112,6 +112,15 @@ def test_ground_truth(tmp_path):
     assert found == pytest.approx([0.3**2, 1, 1 - (1 - 0.3**2) ** 16, gap, gap])
 
 
+def test_gradient_check(tmp_path):
+    result = run(HERE / "gradient_check.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, quotient, projection = result.stdout.splitlines()
+    assert first.startswith("1,024 texts, J = 0.")
+    assert float(quotient.split()[-1]) == pytest.approx(1, abs=1e-5)
+    assert float(projection.split()[-1]) == pytest.approx(1, abs=0.15)
+
+
 def test_looking(tmp_path):
     result = run(HERE / "looking.py", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
