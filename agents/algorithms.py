@@ -253,9 +253,9 @@ _BY_LENGTH = "each token over the length of its text"
 ALGORITHMS: dict[str, Algorithm] = {
     row.name: row
     for row in (
-        Algorithm("reinforce", "return", batch_multiple=4, ascends=_THE_GRADIENT),
+        Algorithm("reinforce", "return", batch_multiple=6, ascends=_THE_GRADIENT),
         Algorithm("reinforce_baseline", "batch_leave_one_out", ascends=_THE_GRADIENT),
-        Algorithm("reinforce_to_go", "to_go", batch_multiple=4, ascends=_THE_GRADIENT),
+        Algorithm("reinforce_to_go", "to_go", batch_multiple=6, ascends=_THE_GRADIENT),
         Algorithm("rloo", "leave_one_out", ascends=_THE_GRADIENT),
         Algorithm(
             "grpo",
