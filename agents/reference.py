@@ -41,15 +41,20 @@ class ReferencePolicy:
             return self._policy.reference_log_probs(rollout)
         return self._frozen.unrestricted_log_probs(rollout)
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether it has weights of its own, rather than the policy's without its adapters."""
+        return self._frozen is not None
+
     def save(self, folder: Path) -> None:
         """Write it beside a learner, unless it is in the policy already."""
         if self._frozen is not None:
             self._frozen.save_pretrained(folder / _FOLDER)
 
     @staticmethod
-    def folder_of(folder: Path) -> Path | None:
-        """Where `save` wrote it; None where the policy holds it, or there is none."""
-        return folder / _FOLDER if (folder / _FOLDER).is_dir() else None
+    def folder_of(folder: Path) -> Path:
+        """Where `save` writes it."""
+        return folder / _FOLDER
 
     @staticmethod
     def remove(folder: Path) -> None:
