@@ -120,6 +120,8 @@ class Algorithm:
         min_group_size: the least episodes that must share a prompt, where a function of one's own needs several.
         min_episodes: the least episodes of an update, likewise.
         critic: whether a function of one's own reads `rollout.values`.
+        batch_multiple: how many times as many tokens an update and a run have, where `textgym train` is left to choose:
+            without a baseline an estimate is noisier.
         ascends: what it ascends, in words.
 
     Raises:
@@ -146,12 +148,13 @@ class Algorithm:
     min_group_size: int = 1
     min_episodes: int = 1
     critic: bool = False
+    batch_multiple: int = 1
     ascends: str = ""
 
     def __post_init__(self) -> None:
         for axis, names in _NAMED.items():
             self._check_axis(axis, names)
-        for count in ("num_epochs", "num_minibatches", "sampling_rounds", "min_group_size", "min_episodes"):
+        for count in _COUNTS:
             value = getattr(self, count)
             if not is_integer(value) or value < 1:
                 raise ValueError(f"{self._told(count)}; give an integer of at least 1")
@@ -234,6 +237,7 @@ class Algorithm:
         return f"algorithm {self.name!r}: {attribute} is {shown(value)} of type {type_name(value)}"
 
 
+_COUNTS = ("num_epochs", "num_minibatches", "sampling_rounds", "batch_multiple", "min_group_size", "min_episodes")
 _RANGES = (
     ("clip_epsilon", 0, 1),
     ("clip_epsilon_high", 0, math.inf),
@@ -249,9 +253,9 @@ _BY_LENGTH = "each token over the length of its text"
 ALGORITHMS: dict[str, Algorithm] = {
     row.name: row
     for row in (
-        Algorithm("reinforce", "return", ascends=_THE_GRADIENT),
+        Algorithm("reinforce", "return", batch_multiple=6, ascends=_THE_GRADIENT),
         Algorithm("reinforce_baseline", "batch_leave_one_out", ascends=_THE_GRADIENT),
-        Algorithm("reinforce_to_go", "to_go", ascends=_THE_GRADIENT),
+        Algorithm("reinforce_to_go", "to_go", batch_multiple=6, ascends=_THE_GRADIENT),
         Algorithm("rloo", "leave_one_out", ascends=_THE_GRADIENT),
         Algorithm(
             "grpo",

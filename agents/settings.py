@@ -139,7 +139,8 @@ class TrainSettings(EnvSettings):
     """Episodes that share a prompt."""
 
     total_timesteps: int | None = None
-    """Tokens to generate; by default those of about two minutes on one core, 10,000 to 200,000."""
+    """Tokens to generate; by default those of about two minutes on one core, 10,000 to 200,000 (to 1,200,000 without a
+    baseline)."""
 
     learning_rate: float | None = None
     """Step size of Adam; by default 0.064 over the model's width."""

@@ -60,7 +60,7 @@ class Contexts(NamedTuple):
 
     def carrying(self, weights: np.ndarray) -> Self:
         """Those in which a node with a weight, [N, V], is read."""
-        weighed = (self.nodes != _NONE) & (np.count_nonzero(weights, axis=1) > 0)[self.nodes]
+        weighed = (self.nodes != _NONE) & np.any(weights, axis=1)[self.nodes]
         rows = np.flatnonzero(weighed.any(axis=1))
         return type(self)(self.rollout.select(rows), self.nodes[rows])
 
@@ -76,7 +76,7 @@ def longest_contexts(tree: Tree) -> Contexts:
 
     Their last actions are arbitrary: no state holds them.
     """
-    deepest = np.flatnonzero(np.count_nonzero(tree.child >= 0, axis=1) == 0)
+    deepest = np.flatnonzero(~np.any(tree.child >= 0, axis=1))
     path = _paths(tree, deepest)
     rows, steps = np.nonzero(path != _NONE)
     first = np.full(tree.num_nodes, len(deepest))

@@ -90,7 +90,6 @@ class _Expansion:
         """The level of these states, and the states that its actions lead to."""
         count = len(states.prompt)
         self._nodes += count
-        self._guard.check(self._ended + count, self._nodes)
         legal = states.masks if states.masks.shape[1] else np.ones((count, self._size), dtype=bool)
         reward, finish_reason = np.zeros(legal.shape), np.zeros(legal.shape, dtype=np.int64)
         nodes, actions = np.nonzero(legal)

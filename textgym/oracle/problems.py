@@ -81,6 +81,7 @@ def _problem_of_task(task: Task) -> Problem:
         problem,
         true_reward=None if task.true_reward is None else load_reward(task.true_reward, what="true reward function"),
         constraint=task.constraint,
+        automaton=task.automaton,
         task=task,
         optimum=task.optimum,
         uniform=task.uniform,

@@ -148,11 +148,14 @@ def enumerate_tree(env: Any, weights: Any = None, limit: int = 1_000_000) -> Tre
     """Every state and every complete sequence of a small task.
 
     Args:
-        env: a TextGen-v0 environment, scalar or vector, wrapped or not; a `Problem`, a `Task` or a task's name.
+        env: a TextGen-v0 environment, scalar or vector; a `Problem`, a `Task` or a task's name. What a wrapper of the
+            environment changes is not seen.
         weights: how likely each prompt is, P numbers that need not sum to 1; all alike by default, as the environment
             draws them.
         limit: the most complete sequences, over all prompts. Where a constraint or a stop string ends some early, they
             are counted while the tree grows.
+
+    Each complete sequence is scored once, some thousand in a call; a reward's time limit holds for the call.
 
     Raises:
         TypeError, ValueError: no environment or task; prompts from a function; a reward that draws or drops an
