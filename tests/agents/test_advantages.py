@@ -45,7 +45,7 @@ def test_one_advantage_an_episode_repeats_on_its_steps():
 @pytest.mark.parametrize("name", ["rloo", "reinforce_baseline"])
 def test_constant_rewards_give_exactly_zero(name, reward):
     for group_size in range(2, 65):
-        advantages = ALGORITHMS[name].advantages(constant_rollout(reward, group_size))
+        advantages = ALGORITHMS[name].advantages_of(constant_rollout(reward, group_size))
         assert (advantages == 0).all(), group_size
 
 
@@ -90,5 +90,5 @@ def test_the_batch_is_one_group_for_reinforce_baseline():
     episodes = [tiny.Episode(0, [tiny.A], [tiny.STOP], [paid], 1) for paid in (0.0, 3.0, 6.0, 9.0)]
     rollout = tiny.rollout_of(episodes, group=[0, 0, 1, 1])
     # Against the means of the three others, 6, 5, 4 and 3; within the groups, against 3, 0, 9 and 6.
-    assert ALGORITHMS["reinforce_baseline"].advantages(rollout).tolist() == [[-6], [-2], [2], [6]]
-    assert ALGORITHMS["rloo"].advantages(rollout).tolist() == [[-3], [3], [-3], [3]]
+    assert ALGORITHMS["reinforce_baseline"].advantages_of(rollout).tolist() == [[-6], [-2], [2], [6]]
+    assert ALGORITHMS["rloo"].advantages_of(rollout).tolist() == [[-3], [3], [-3], [3]]
