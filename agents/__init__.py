@@ -7,7 +7,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agents.algorithms import ALGORITHMS, Algorithm
+    from agents.algorithms import ALGORITHMS, Algorithm, make_algorithm
     from agents.learner import PolicyGradient, Update
     from agents.policy import TransformerPolicy
     from agents.rollout import Rollout, collect
@@ -22,6 +22,7 @@ __all__ = [
     "TransformerPolicy",
     "Update",
     "collect",
+    "make_algorithm",
 ]
 _HOMES = {
     "ALGORITHMS": "algorithms",
@@ -32,6 +33,7 @@ _HOMES = {
     "TransformerPolicy": "policy",
     "Update": "learner",
     "collect": "rollout",
+    "make_algorithm": "algorithms",
 }
 
 

@@ -120,6 +120,8 @@ class Algorithm:
         min_group_size: the least episodes that must share a prompt, where a function of one's own needs several.
         min_episodes: the least episodes of an update, likewise.
         critic: whether a function of one's own reads `rollout.values`.
+        batch_multiple: how many times as many tokens an update and a run have, where `textgym train` is left to choose:
+            without a baseline an estimate is noisier.
         ascends: what it ascends, in words.
 
     Raises:
@@ -146,12 +148,13 @@ class Algorithm:
     min_group_size: int = 1
     min_episodes: int = 1
     critic: bool = False
+    batch_multiple: int = 1
     ascends: str = ""
 
     def __post_init__(self) -> None:
         for axis, names in _NAMED.items():
             self._check_axis(axis, names)
-        for count in ("num_epochs", "num_minibatches", "sampling_rounds", "min_group_size", "min_episodes"):
+        for count in _COUNTS:
             value = getattr(self, count)
             if not is_integer(value) or value < 1:
                 raise ValueError(f"{self._told(count)}; give an integer of at least 1")
@@ -234,6 +237,7 @@ class Algorithm:
         return f"algorithm {self.name!r}: {attribute} is {shown(value)} of type {type_name(value)}"
 
 
+_COUNTS = ("num_epochs", "num_minibatches", "sampling_rounds", "batch_multiple", "min_group_size", "min_episodes")
 _RANGES = (
     ("clip_epsilon", 0, 1),
     ("clip_epsilon_high", 0, math.inf),
@@ -249,9 +253,9 @@ _BY_LENGTH = "each token over the length of its text"
 ALGORITHMS: dict[str, Algorithm] = {
     row.name: row
     for row in (
-        Algorithm("reinforce", "return", ascends=_THE_GRADIENT),
+        Algorithm("reinforce", "return", batch_multiple=6, ascends=_THE_GRADIENT),
         Algorithm("reinforce_baseline", "batch_leave_one_out", ascends=_THE_GRADIENT),
-        Algorithm("reinforce_to_go", "to_go", ascends=_THE_GRADIENT),
+        Algorithm("reinforce_to_go", "to_go", batch_multiple=6, ascends=_THE_GRADIENT),
         Algorithm("rloo", "leave_one_out", ascends=_THE_GRADIENT),
         Algorithm(
             "grpo",
@@ -324,7 +328,6 @@ ALGORITHMS: dict[str, Algorithm] = {
             aggregation="token_mean",
             clip_epsilon=0.2,
             num_epochs=4,
-            num_minibatches=4,
             gae_lambda=0.95,
             ascends="∇J as far as the critic is right, scaled; its bound, from the second step on",
         ),
@@ -357,3 +360,29 @@ def make_algorithm(algorithm: str | Algorithm, **axes: Any) -> Algorithm:
         if axis not in AXES:
             raise TypeError(f"algorithm {algorithm.name!r}: {unknown('axis', axis, AXES)}")
     return replace(algorithm, **axes) if axes else algorithm
+
+
+def check_kl(algorithm: Algorithm, kl_coef: float, kl_target: float | None, reference: bool) -> None:
+    """Refuse settings of the KL to a reference that are out of range, or that nothing would read.
+
+    Args:
+        algorithm: whose KL term they are about.
+        kl_coef: β, its weight.
+        kl_target: what β is adapted to, in nats per token; None leaves it as it is.
+        reference: whether a reference is given.
+
+    Raises:
+        ValueError: with the setting, its value and what is allowed.
+    """
+    if not 0 <= kl_coef < math.inf:
+        raise ValueError(f"kl_coef={kl_coef}; give a finite number of at least 0")
+    if kl_coef and algorithm.kl == "none":
+        raise ValueError(
+            f"kl_coef={kl_coef} and algorithm {algorithm.name!r}, which has no KL term; leave kl_coef out, or choose "
+            f"where the term stands, kl='k3' for instance: {', '.join(KL_FORMS[1:])}"
+        )
+    if kl_target is not None and not 0 < kl_target < math.inf:
+        raise ValueError(f"kl_target={kl_target}; give a finite number above 0, in nats per token")
+    for name, given in (("kl_target", kl_target is not None), ("reference", reference)):
+        if given and not kl_coef:
+            raise ValueError(f"{name} is given and kl_coef=0, which does not use it; give a kl_coef above 0 too")

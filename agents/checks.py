@@ -58,21 +58,5 @@ def check_settings(settings: dict[str, Any], algorithm: Algorithm) -> None:
     for name in ("learning_rate", "max_grad_norm", "tokens_per_microbatch"):
         if not 0 < settings[name] < np.inf:
             raise ValueError(f"{name}={settings[name]}; give a finite number above 0")
-    for name in ("entropy_coef", "kl_coef"):
-        if not 0 <= settings[name] < np.inf:
-            raise ValueError(f"{name}={settings[name]}; give a finite number of at least 0")
-    _check_kl(settings, algorithm)
-
-
-def _check_kl(settings: dict[str, Any], algorithm: Algorithm) -> None:
-    kl_coef, kl_target = settings["kl_coef"], settings["kl_target"]
-    if kl_coef and algorithm.kl == "none":
-        raise ValueError(
-            f"kl_coef={kl_coef} and algorithm {algorithm.name!r}, which has no KL term; leave it out, or choose where "
-            f"the term stands: make_algorithm({algorithm.name!r}, kl='k3')"
-        )
-    if kl_target is not None and not (0 < kl_target < np.inf and kl_coef):
-        raise ValueError(
-            f"kl_target={kl_target} with kl_coef={kl_coef}; give a finite target above 0, in nats per token, and a "
-            "kl_coef above 0 to begin with"
-        )
+    if not 0 <= settings["entropy_coef"] < np.inf:
+        raise ValueError(f"entropy_coef={settings['entropy_coef']}; give a finite number of at least 0")

@@ -24,8 +24,10 @@ def default_learning_rate(policy: TransformerPolicy) -> float:
     return _LEARNING_RATE_TIMES_WIDTH / policy.model.config.get_text_config().hidden_size
 
 
-def default_timesteps(policy: TransformerPolicy, prompt_tokens: int, max_new_tokens: int) -> int:
-    """Tokens to generate in about two minutes on one core, 10,000 to 200,000.
+def default_timesteps(
+    policy: TransformerPolicy, prompt_tokens: int, max_new_tokens: int, batch_multiple: int = 1
+) -> int:
+    """Tokens to generate in about two minutes on one core, 10,000 to 200,000, or to a multiple of that.
 
     Every generated token costs its share of three passes over the episode, each token once: in sampling, and forward
     and backward in the update. A pass takes two operations a weight and token, a backward pass four; the vocabulary is
@@ -35,6 +37,7 @@ def default_timesteps(policy: TransformerPolicy, prompt_tokens: int, max_new_tok
         policy: the model.
         prompt_tokens: of the longest prompt.
         max_new_tokens: the horizon.
+        batch_multiple: of the algorithm.
 
     >>> default_timesteps(TransformerPolicy.small(8), prompt_tokens=4, max_new_tokens=4)
     200000
@@ -44,20 +47,23 @@ def default_timesteps(policy: TransformerPolicy, prompt_tokens: int, max_new_tok
     head = policy.model.get_output_embeddings().weight.numel()
     episode = (prompt_tokens + max_new_tokens) / max_new_tokens
     operations = 8 * (body * episode + head)
-    return int(min(_MOST_TIMESTEPS, max(_LEAST_TIMESTEPS, _OPERATIONS / operations)))
+    return int(min(_MOST_TIMESTEPS * batch_multiple, max(_LEAST_TIMESTEPS, _OPERATIONS / operations)))
 
 
-def default_episodes(timesteps: int, max_new_tokens: int, group_size: int) -> int:
+def default_episodes(timesteps: int, max_new_tokens: int, group_size: int, batch_multiple: int = 1) -> int:
     """Episodes of one update: 16 to 256, a multiple of the group size, of about 2,048 tokens or a fortieth of the run.
+
+    Of an algorithm with a `batch_multiple`, up to that many times as many.
 
     Args:
         timesteps: what `default_timesteps` says of the model.
         max_new_tokens: the horizon.
         group_size: episodes that share a prompt.
+        batch_multiple: of the algorithm.
 
     >>> default_episodes(200_000, max_new_tokens=32, group_size=8)
     64
     """
-    tokens = min(_TOKENS_PER_UPDATE, timesteps // _LEAST_UPDATES)
-    episodes = min(_MOST_EPISODES, max(_LEAST_EPISODES, tokens // max_new_tokens))
+    tokens = min(_TOKENS_PER_UPDATE * batch_multiple, timesteps // _LEAST_UPDATES)
+    episodes = min(_MOST_EPISODES * batch_multiple, max(_LEAST_EPISODES, tokens // max_new_tokens))
     return max(1, episodes // group_size) * group_size

@@ -91,7 +91,7 @@ class Display:
             table.add_row("true score", f"{metrics['true_score']:.3f}")
         table.add_row("entropy", f"{metrics['entropy']:.3f} nats per token")
         table.add_row("gradient norm", f"{metrics['grad_norm']:.3f}")
-        table.add_row("groups without signal", f"{metrics['frac_reward_zero_std']:.0%}")
+        table.add_row("groups without signal", no_signal(update) or f"{metrics['frac_reward_zero_std']:.0%}")
         table.add_row("completion length", f"{metrics['completions/mean_length']:.1f} tokens")
         table.add_row("ended by the horizon", f"{metrics['completions/clipped_ratio']:.0%}")
         if metrics["episodes/dropped"]:
@@ -111,6 +111,7 @@ class Display:
             f"entropy {metrics['entropy']:.3f}",
             f"grad norm {metrics['grad_norm']:.2f}",
             f"{_dropped(update)} dropped" if metrics["episodes/dropped"] else "",
+            no_signal(update),
             f"{update.num_timesteps:,} tokens",
             f"{rate:,.0f} tokens/s",
             f"{left:.0f} s left",
@@ -139,6 +140,15 @@ def known(optimum: float | None, uniform: float | None) -> str:
         return ""
     beside = f", uniform policy {uniform:.3g}" if uniform is not None else ""
     return f" (optimum {optimum:.3g}{beside})"
+
+
+def no_signal(update: Update) -> str:
+    """Why the rewards of an update taught nothing, in words; "" where they did, or no episode was left."""
+    if update.advantages.any() or not update.rollout.valid.any():
+        return ""
+    if update.metrics["frac_reward_zero_std"] == 1:
+        return "no signal: the returns of every group are equal"
+    return "no signal: every advantage is 0"
 
 
 def samples(rollout: Rollout, count: int = 2) -> list[str]:

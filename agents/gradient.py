@@ -132,10 +132,10 @@ def update_metrics(tally: Tally) -> dict[str, float]:
 
 def reference_kl(experience: Experience) -> dict[str, float]:
     """KL(π‖π_ref) of the sampled tokens, in nats per token: `kl/k1`, and `kl` and `kl/k3`, which is TRL's."""
-    assert experience.ref_log_probs is not None
     mask = experience.rollout.mask
     if not mask.any():
         return {"kl": 0.0, "kl/k1": 0.0, "kl/k3": 0.0}
+    assert experience.ref_log_probs is not None
     gap = (experience.ref_log_probs - experience.rollout.log_probs)[mask]
     k3 = float(np.mean(np.expm1(gap) - gap))
     return {"kl": k3, "kl/k1": float(np.mean(-gap)), "kl/k3": k3}

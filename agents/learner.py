@@ -15,7 +15,7 @@ from gymnasium.vector import VectorEnv
 
 from agents import learner_files
 from agents.advantages import equal_returns
-from agents.algorithms import Algorithm, make_algorithm
+from agents.algorithms import Algorithm, check_kl, make_algorithm
 from agents.checks import check_length, check_same_tokens, check_settings
 from agents.defaults import default_learning_rate
 from agents.experience import Experience, make_experience, minibatches
@@ -105,6 +105,7 @@ class PolicyGradient:
             "seed": operator.index(seed),
         }
         check_settings(self.settings, self.algorithm)
+        check_kl(self.algorithm, self.settings["kl_coef"], self.settings["kl_target"], reference is not None)
         vocabulary = self.envs.unwrapped.vocabulary  # type: ignore[attr-defined]
         if vocabulary.size != policy.size:
             raise ValueError(
@@ -114,8 +115,6 @@ class PolicyGradient:
         check_same_tokens(policy.vocabulary, vocabulary, "the policy", "the environment")
         check_length(policy, self.envs.unwrapped.problem.max_length)  # type: ignore[attr-defined]
         policy.vocabulary = vocabulary  # saved beside the weights, with the stop tokens that are trained with
-        if reference is not None and not kl_coef:
-            raise ValueError("a reference is given and kl_coef=0, which does not use it; give kl_coef too")
         self.reference = ReferencePolicy(policy, reference) if kl_coef else None
         self.kl_coef = self.settings["kl_coef"] if kl_coef else None
         if self.algorithm.critic:

@@ -55,7 +55,7 @@ def load(
     policy = _load_policy(folder, content, device)
     envs = envs(policy) if callable(envs) else envs
     settings = content["settings"]
-    reference = ReferencePolicy.folder_of(folder)
+    reference = ReferencePolicy.folder_of(folder) if content["reference"] else None
     learner = kind(policy, envs, algorithm or _row(content), reference=reference, **settings)
     try:
         tensors = load_file(folder / _STATE_FILE)
@@ -91,6 +91,7 @@ def _content(learner: Any) -> dict[str, Any]:
         "num_updates": learner.num_updates,
         "num_prompts": learner.num_prompts,
         "kl_coef": learner.kl_coef,
+        "reference": learner.reference is not None and learner.reference.is_apart,
         "prompt_generator": learner.prompt_generator.bit_generator.state,
         "minibatch_generator": learner.minibatch_generator.bit_generator.state,
     }

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from agents.advantages import equal_returns
 from agents.rollout import Rollout
 from textgym.finish import FinishReason
 
@@ -30,12 +31,13 @@ def rollout_metrics(rollout: Rollout, reward_names: Sequence[str]) -> dict[str, 
 
 def _measure(rollout: Rollout, reward_names: Sequence[str]) -> dict[str, Any]:
     returns, lengths = rollout.returns, (rollout.length - rollout.prompt_length).astype(np.float64)
-    groups = [returns[rollout.group == group] for group in np.unique(rollout.group)]
+    one_of_each = np.unique(rollout.group, return_index=True)[1]
+    equal = equal_returns(returns, rollout.group)[one_of_each]
     metrics: dict[str, Any] = {"reward": _or_0(np.mean, returns), "reward_std": _or_0(np.std, returns)}
     if rollout.true_score is not None:
         metrics["true_score"] = _or_0(np.mean, rollout.true_score)
     metrics |= {
-        "frac_reward_zero_std": _or_0(np.mean, np.array([group.max() == group.min() for group in groups])),
+        "frac_reward_zero_std": _or_0(np.mean, equal),
         "completions/mean_length": _or_0(np.mean, lengths),
         "completions/min_length": _or_0(np.min, lengths),
         "completions/max_length": _or_0(np.max, lengths),

@@ -41,15 +41,20 @@ class ReferencePolicy:
             return self._policy.reference_log_probs(rollout)
         return self._frozen.unrestricted_log_probs(rollout)
 
+    @property
+    def is_apart(self) -> bool:
+        """Whether it has weights of its own, rather than the policy's without its adapters."""
+        return self._frozen is not None
+
     def save(self, folder: Path) -> None:
         """Write it beside a learner, unless it is in the policy already."""
         if self._frozen is not None:
             self._frozen.save_pretrained(folder / _FOLDER)
 
     @staticmethod
-    def folder_of(folder: Path) -> Path | None:
-        """Where `save` wrote it; None where the policy holds it, or there is none."""
-        return folder / _FOLDER if (folder / _FOLDER).is_dir() else None
+    def folder_of(folder: Path) -> Path:
+        """Where `save` writes it."""
+        return folder / _FOLDER
 
     @staticmethod
     def remove(folder: Path) -> None:
@@ -61,7 +66,10 @@ def _frozen(policy: TransformerPolicy, source: Any) -> TransformerPolicy:
     if source is None:
         source = policy
     if isinstance(source, str | Path):
-        source = TransformerPolicy.from_pretrained(source, dtype=policy.model.dtype, device=policy.device)
+        try:
+            source = TransformerPolicy.from_pretrained(source, dtype=policy.model.dtype, device=policy.device)
+        except (FileNotFoundError, ValueError) as error:
+            raise type(error)(f"the reference: {error}") from error
     elif not isinstance(source, TransformerPolicy):
         raise TypeError(
             f"reference is {shown(source)} of type {type_name(source)}; give None, a TransformerPolicy, or the path of "

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from agents.algorithms import make_algorithm
+from agents.algorithms import AXES, Algorithm, check_kl, make_algorithm
 from agents.env_settings import AdvancedEnvSettings, EnvSettings, check_positive, check_seed
 from textgym.errors import NotBuiltError
 from textgym.tasks import DEFAULT_TASK
@@ -29,7 +29,62 @@ _NOT_CARRIED_ON = frozenset(
 
 
 @dataclass(frozen=True)
-class AdvancedSettings(AdvancedEnvSettings):
+class AxisSettings:
+    """Choices instead of those of the algorithm's row."""
+
+    advantages: str | None = None
+    """Instead of the algorithm's own: return, to_go, batch_leave_one_out, leave_one_out, group_mean, gae."""
+
+    scale: str | None = None
+    """What advantages are divided by: none, group_std, whiten."""
+
+    objective: str | None = None
+    """policy_gradient, clip, cispo."""
+
+    importance: str | None = None
+    """Level of the ratio to the policy that sampled: token, sequence."""
+
+    aggregation: str | None = None
+    """How tokens are summed up: constant, sequence_mean, token_mean."""
+
+    kl: str | None = None
+    """Where the KL to the reference stands: none, k1_reward, k1, k2, k2_sequence, k3, frozen."""
+
+    clip_epsilon: float | None = None
+    """Ratios count from 1 minus this, up to 1 plus this."""
+
+    clip_epsilon_high: float | None = None
+    """Ratios count up to 1 plus this."""
+
+    num_epochs: int | None = None
+    """How often an update goes over its episodes."""
+
+    num_minibatches: int | None = None
+    """Steps of the optimizer in each epoch."""
+
+    gamma: float | None = None
+    """Discount of to_go and gae."""
+
+    gae_lambda: float | None = None
+    """Lambda of gae; 0 trusts the critic alone, 1 the returns alone."""
+
+    value_coef: float | None = None
+    """Weight of the critic's squared error."""
+
+    sampling_rounds: int | None = None
+    """Most times that groups of equal returns are sampled again, for one update; 1 keeps them."""
+
+    overlong_buffer: float | None = None
+    """Share of the horizon, at its end, over which a penalty of up to 1 grows."""
+
+    @property
+    def axes(self) -> dict[str, Any]:
+        """The choices that were made."""
+        return {axis: getattr(self, axis) for axis in AXES if getattr(self, axis, None) is not None}
+
+
+@dataclass(frozen=True)
+class AdvancedSettings(AxisSettings, AdvancedEnvSettings):
     """Settings that rarely need a change."""
 
     prompt_order: Literal["random", "sequential"] = "random"
@@ -40,6 +95,15 @@ class AdvancedSettings(AdvancedEnvSettings):
 
     entropy_coef: float = 0.05
     """Weight of the mean entropy per token, in units of reward per nat."""
+
+    kl_coef: float = 0.0
+    """Weight of the KL to the reference policy; 0 for none."""
+
+    kl_target: float | None = None
+    """KL to the reference that the weight is adapted to, in nats per token; by default the weight stays as it is."""
+
+    reference: Path | None = None
+    """Hugging Face folder of the reference; by default the policy as it begins, or the model without its adapters."""
 
     max_grad_norm: float = 1.0
     """The gradient is scaled down to this norm."""
@@ -68,13 +132,15 @@ class TrainSettings(EnvSettings):
     """Train a policy with policy gradients; with no flags, a small one on the task `sort`."""
 
     algorithm: str = "rloo"
-    """reinforce, reinforce_baseline, reinforce_to_go, rloo."""
+    """One of rloo, reinforce, reinforce_baseline, reinforce_to_go, grpo, dr_grpo, dapo, gspo, cispo, reinforce_pp,
+    a2c, ppo."""
 
     group_size: int = 8
     """Episodes that share a prompt."""
 
     total_timesteps: int | None = None
-    """Tokens to generate; by default those of about two minutes on one core, 10,000 to 200,000."""
+    """Tokens to generate; by default those of about two minutes on one core, 10,000 to 200,000, or 1,200,000 for reinforce
+    and reinforce_to_go."""
 
     learning_rate: float | None = None
     """Step size of Adam; by default 0.064 over the model's width."""
@@ -100,7 +166,12 @@ class TrainSettings(EnvSettings):
 
     def inputs(self) -> list[Path]:
         """The files and folders that the training reads."""
-        return [path for path in (self.model, self.prompts, self.tokenizer) if path is not None]
+        paths = (self.model, self.prompts, self.tokenizer, self.advanced.reference)
+        return [path for path in paths if path is not None]
+
+    def row(self) -> Algorithm:
+        """The algorithm, with the choices that were made instead of its own."""
+        return make_algorithm(self.algorithm, **self.advanced.axes)
 
     def env_keywords(self) -> dict[str, Any]:
         """The keywords of the environment."""
@@ -141,7 +212,8 @@ class TrainSettings(EnvSettings):
             raise ValueError(f"--entropy-coef {advanced.entropy_coef}; give a finite number of at least 0")
         check_seed(self.seed)
         super().check_usage()
-        algorithm = make_algorithm(self.algorithm)
+        algorithm = self.row()
+        check_kl(algorithm, advanced.kl_coef, advanced.kl_target, advanced.reference is not None)
         episodes = advanced.episodes_per_update or self.group_size
         if episodes % self.group_size or self.group_size < algorithm.min_group_size:
             raise ValueError(

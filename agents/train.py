@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from agents.algorithms import AXES, Algorithm
 from agents.defaults import default_episodes, default_timesteps
 from agents.display import Display, known, samples, say
 from agents.learner import Callback, PolicyGradient, Update
@@ -75,10 +76,11 @@ def train(settings: TrainSettings) -> int:
         _check_itself(learner)
         if settings.on_own_prompts:
             _try_reward(learner)
-        timesteps = settings.total_timesteps or _default_timesteps(learner.policy, _problem(learner))
+        timesteps = settings.total_timesteps or _default_timesteps(learner.policy, _problem(learner), learner.algorithm)
         run = RunFolder(
             choose_run_dir(settings.run_dir, settings.name(), settings.overwrite),
             settings.as_json()
+            | {axis: getattr(learner.algorithm, axis) for axis in AXES}
             | learner.settings
             | {"total_timesteps": timesteps, "temperature": learner.policy.temperature}
             | asdict(learner.policy.truncation),
@@ -92,8 +94,11 @@ def _build(settings: TrainSettings) -> PolicyGradient:
     with setup_errors():
         envs = make_envs(settings.env_keywords())
         policy = _make_policy(settings, envs)
-        timesteps, horizon = _default_timesteps(policy, envs.problem), envs.problem.max_new_tokens
-        episodes = settings.advanced.episodes_per_update or default_episodes(timesteps, horizon, settings.group_size)
+        row, horizon = settings.row(), envs.problem.max_new_tokens
+        timesteps = _default_timesteps(policy, envs.problem, row)
+        episodes = settings.advanced.episodes_per_update or default_episodes(
+            timesteps, horizon, settings.group_size, row.batch_multiple
+        )
         return _make_learner(settings, policy, TextGenVectorEnv(episodes, problem=envs.problem))
 
 
@@ -101,8 +106,8 @@ def _problem(learner: PolicyGradient) -> Problem:
     return learner.envs.unwrapped.problem  # type: ignore[attr-defined]
 
 
-def _default_timesteps(policy: TransformerPolicy, problem: Problem) -> int:
-    return default_timesteps(policy, problem.max_prompt_tokens, problem.max_new_tokens)
+def _default_timesteps(policy: TransformerPolicy, problem: Problem, row: Algorithm) -> int:
+    return default_timesteps(policy, problem.max_prompt_tokens, problem.max_new_tokens, row.batch_multiple)
 
 
 def _run(settings: TrainSettings, learner: PolicyGradient, run: RunFolder, timesteps: int, stop: StopSignal) -> int:
@@ -156,11 +161,14 @@ def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: Text
     return PolicyGradient(
         policy,
         envs,
-        settings.algorithm,
+        settings.row(),
         group_size=settings.group_size,
         episodes_per_update=envs.num_envs,
         learning_rate=settings.learning_rate,
         entropy_coef=advanced.entropy_coef,
+        kl_coef=advanced.kl_coef,
+        kl_target=advanced.kl_target,
+        reference=advanced.reference,
         max_grad_norm=advanced.max_grad_norm,
         tokens_per_microbatch=advanced.tokens_per_microbatch,
         seed=settings.seed,

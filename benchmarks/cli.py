@@ -4,7 +4,6 @@ Reads arguments, runs a benchmark, shows its table and writes its files. What is
 that it calls; they, torch and scipy are loaded once the arguments are read.
 """
 
-import itertools
 import shlex
 import sys
 import time
@@ -13,31 +12,33 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from benchmarks.machine import machine, tokenizer_threads, versions
+from benchmarks.machine import versions
 from benchmarks.options import SchemesOptions, SpeedOptions
+from benchmarks.speed import PARTS
 from textgym.errors import unknown
 from textgym.escape import escape
 from textgym.tasks import make_task
 
 if TYPE_CHECKING:
     from benchmarks.schemes import Row, RunResult
-    from benchmarks.timing import Timing
 
 Options = TypeVar("Options")
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 LATER = ("estimators", "diagnostics")
-SPEED_PARTS, LATER_SPEED_PARTS = ("env",), ("rollout", "update", "train", "loop", "memory", "scaling")
+LATER_SPEED_PARTS = ("rollout", "update", "train", "loop", "memory", "scaling")
 QUICK_TIMESTEPS = 40_000
 QUICK_EVALUATION_EPISODES = 1024
 HELP = """\
 usage: textgym-bench COMMAND [options]
 
-Compare ways of rewarding text, with intervals over seeds, and measure how fast the environment is.
+Compare ways of rewarding text, with intervals over seeds, and measure how fast things are.
 
 commands:
   schemes      train under the schemes terminal and prefix_delta, and compare what comes of it
+  speed        all of the following
   speed env    steps a second of the environment, beside Gymnasium's own ways, and its peak memory
+  speed exact  seconds that an exact gradient of a small policy takes, and its peak memory
 
 textgym-bench COMMAND --help lists the options of a command.
 """
@@ -113,17 +114,27 @@ def speed(arguments: list[str], command: str) -> int:
         arguments: those after `speed`: a part, all that are built without one, and options.
         command: the whole command line, for the files.
     """
+    from benchmarks.run_folder import new_folder
+
+    parts = list(PARTS)
     if arguments and not arguments[0].startswith("-"):
         part, *arguments = arguments
         if part in LATER_SPEED_PARTS:
-            raise UsageError(f"speed {part!r} is not built yet; built: {', '.join(SPEED_PARTS)}")
-        if part not in SPEED_PARTS:
-            raise UsageError(unknown("part of speed", part, SPEED_PARTS))
-    options = _options(SpeedOptions, arguments, "speed env")
+            raise UsageError(f"speed {part!r} is not built yet; built: {', '.join(PARTS)}")
+        if part not in PARTS:
+            raise UsageError(unknown("part of speed", part, PARTS))
+        parts = [part]
+    options = _options(SpeedOptions, arguments, "speed")
     if options.threads < 1:
         raise UsageError(f"--threads {options.threads}; give at least 1")
-    with tokenizer_threads(options.threads):
-        return _speed_env(options, command)
+    for part in parts:
+        wanted = Path("results") / f"speed-{part}"
+        if options.output is not None:
+            wanted = options.output if len(parts) == 1 else options.output / wanted.name
+        folder = new_folder(wanted)
+        _say(f"files go to {folder}; leave the machine alone meanwhile")
+        PARTS[part](options, folder, command, _say)
+    return DONE
 
 
 COMMANDS: dict[str, Callable[[list[str], str], int]] = {"schemes": schemes, "speed": speed}
@@ -134,34 +145,6 @@ def _options(kind: type[Options], arguments: list[str], command: str) -> Options
 
     config = (tyro.conf.FlagCreatePairsOff, tyro.conf.DisallowNone)
     return tyro.cli(kind, args=arguments, prog=f"textgym-bench {command}", config=config)
-
-
-def _speed_env(options: SpeedOptions, command: str) -> int:
-    from benchmarks import memory
-    from benchmarks.run_folder import append_run, new_folder, write_summary
-    from benchmarks.speed_env import QUICK_REPEATS, REPEATS, groups, measure
-    from benchmarks.speed_report import heading, record, report, row_record
-
-    repeats = QUICK_REPEATS if options.quick else REPEATS
-    case = memory.SMALL if options.quick else memory.LARGE
-    folder = new_folder(options.output or Path("results") / "speed-env")
-    _say(f"files go to {folder}; leave the machine alone meanwhile")
-    peaks = memory.measure(case)
-    timings: dict[tuple[str, int], Timing] = {}
-    rows = groups(options.quick)
-    for group in rows:
-        measured = measure(group, repeats)
-        for row in group:
-            append_run(folder, row_record(row, measured[row.name, row.num_envs]))
-        timings |= measured
-        _say(f"N = {group[0].num_envs:,}: timed")
-    used = versions(("textgym", "numpy", "gymnasium", "tokenizers", "stable-baselines3"))
-    facts = machine(options.threads)
-    table = f"{heading(command, used, facts, repeats)}\n{report(timings, case, peaks)}"
-    everything = record(list(itertools.chain(*rows)), timings, case, peaks)
-    write_summary(folder, {"command": command, "versions": used, "machine": facts, **everything}, table)
-    print(f"{table}\nFiles: {escape(str(folder))}")
-    return DONE
 
 
 def _check(options: SchemesOptions) -> None:

@@ -100,16 +100,19 @@ def write_files(case: MemoryCase, folder: Path) -> tuple[Path, Path]:
     return tokenizer, prompts
 
 
-def _peak(*arguments: str) -> int:
-    """Bytes at the peak of a process that runs this module with the arguments.
+def output_of(module: str, *arguments: str) -> str:
+    """What a module prints when it is run in a process of its own.
 
     A process starts with the peak of the one that started it, on Linux; so a small one stands between.
+
+    Raises:
+        RuntimeError: the process failed; the message says how.
     """
     between = "import subprocess, sys; sys.exit(subprocess.call(sys.argv[1:]))"
     root = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-c", between, sys.executable, "-m", "benchmarks.memory", *arguments],
+        [sys.executable, "-c", between, sys.executable, "-m", module, *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"PYTHONPATH": path},
@@ -117,7 +120,20 @@ def _peak(*arguments: str) -> int:
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise RuntimeError(f"the process whose memory is measured ended with code {done.returncode}: {last}")
-    return int(done.stdout)
+    return done.stdout
+
+
+def peak_resident() -> int:
+    """The peak resident set of this process so far, in bytes."""
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _peak(*arguments: str) -> int:
+    """Bytes at the peak of a process that runs this module with the arguments."""
+    return int(output_of("benchmarks.memory", *arguments))
 
 
 def _use(num_envs: int, keywords: dict[str, Any]) -> None:
@@ -140,14 +156,11 @@ def _length(completion_ids: list[list[int]]) -> list[int]:
 
 
 def _main(arguments: list[str]) -> None:
-    import resource
-
     import textgym.vector_env  # noqa: F401  (what is imported without arguments too)
 
     for argument in arguments:
         _use(**json.loads(argument))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(peak if sys.platform == "darwin" else peak * 1024)
+    print(peak_resident())
 
 
 if __name__ == "__main__":

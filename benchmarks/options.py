@@ -32,15 +32,15 @@ class SchemesOptions:
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """Measure steps a second and peak memory of the environment, beside Gymnasium's own ways of running it.
+    """Measure steps a second and peak memory of the environment (`env`), and seconds of an exact gradient (`exact`).
 
-    Leave the machine alone meanwhile: it takes about two minutes, with --quick half a minute. The tables go to standard
-    output, the files to results/speed-env under the current folder; nothing is overwritten.
+    Leave the machine alone meanwhile: each part takes two or three minutes, with --quick half a minute. The tables go
+    to standard output, the files to results/speed-PART under the current folder; nothing is overwritten.
     """
 
     threads: int = 1
-    """Threads that the tokenizer may use; the environment itself uses one."""
+    """Threads that the tokenizer, or torch, may use; the environment itself uses one."""
     quick: bool = False
-    """Fewer episodes and repeats, and a smaller environment for the memory."""
+    """Fewer and smaller cases: short episodes and a smaller environment, or trees of 32,768 sequences alone."""
     output: Path | None = None
-    """Folder of the files instead of results/speed-env; where it exists, -2 goes behind its name."""
+    """Folder of the files instead of results/speed-PART; where it exists, -2 goes behind its name."""

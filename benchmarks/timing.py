@@ -7,7 +7,7 @@ is timed, and what a ratio has to be, is left to others.
 import gc
 import statistics
 import time
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
 
@@ -38,7 +38,7 @@ class Timing:
     @property
     def spread(self) -> Spread | None:
         """The median rate and the range, None without rates."""
-        return _spread(self.rates)
+        return spread(self.rates) if self.rates else None
 
 
 def interleave(
@@ -77,9 +77,13 @@ def ratio(first: Timing, second: Timing) -> Spread | None:
     """
     if first.missing or second.missing:
         return None
-    return _spread(one / other for one, other in zip(first.rates, second.rates, strict=True))
+    return spread([one / other for one, other in zip(first.rates, second.rates, strict=True)])
 
 
-def _spread(values: Iterable[float]) -> Spread | None:
-    numbers = tuple(values)
-    return Spread(statistics.median(numbers), min(numbers), max(numbers)) if numbers else None
+def spread(values: Sequence[float]) -> Spread:
+    """The median and the range of some numbers, at least one.
+
+    >>> spread([3.0, 1.0, 2.0])
+    Spread(median=2.0, low=1.0, high=3.0)
+    """
+    return Spread(statistics.median(values), min(values), max(values))

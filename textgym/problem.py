@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from textgym.automata import Automaton
 from textgym.constraints import Constraint
 from textgym.errors import did_you_mean, unknown
 from textgym.escape import shown, type_name
@@ -60,6 +61,7 @@ class Problem:
         text_info: whether infos hold the texts.
         copy: whether observations are copies.
         rng: "per_env" or "shared".
+        automaton: tells what texts score, where the task has one and its tokens, stop tokens and reward are in use.
         task: the built-in or registered task, where one was asked for.
         optimum: J*, the best expected return, or None where it is not known.
         uniform: J of the uniform policy, or None where it is not known.
@@ -83,6 +85,7 @@ class Problem:
     text_info: bool
     copy: bool
     rng: str
+    automaton: Automaton | None
     task: Task | None
     optimum: float | None
     uniform: float | None
@@ -191,7 +194,9 @@ def make_problem(
     truth = chosen.true_reward if chosen is not None and own.reward is None else None
     true_reward = load(truth, isolate=isolated, what="true reward function") if truth is not None else None
     potentials = tuple(load(one, isolate=isolate_reward, what="potential function") for one in chosen_scheme.potentials)
-    known = chosen if chosen_scheme.pays_score and not own.any_given() and _has_own_stops(vocabulary, chosen) else None
+    own_stops = _has_own_stops(vocabulary, chosen)
+    known = chosen if chosen_scheme.pays_score and not own.any_given() and own_stops else None
+    scored = chosen if chosen is not None and given is chosen.reward and own.tokenizer is None and own_stops else None
     return Problem(
         vocabulary=vocabulary,
         prompts=loaded,
@@ -211,6 +216,7 @@ def make_problem(
         text_info=text_info,
         copy=copy,
         rng=rng,
+        automaton=scored.automaton if scored else None,
         task=chosen,
         optimum=known.optimum if known else None,
         uniform=known.uniform if known else None,

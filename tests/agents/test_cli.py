@@ -72,13 +72,32 @@ ADVANCED = {
     "gradient_checkpointing": True,
     "num_threads": 1,
     "trajectory_interval": 3,
+    "advantages": "group_mean",
+    "scale": "whiten",
+    "objective": "clip",
+    "importance": "sequence",
+    "aggregation": "token_mean",
+    "kl": "k3",
+    "clip_epsilon": 0.1,
+    "clip_epsilon_high": 0.3,
+    "num_epochs": 2,
+    "num_minibatches": 2,
+    "gamma": 0.9,
+    "gae_lambda": 0.8,
+    "value_coef": 0.1,
+    "sampling_rounds": 2,
+    "overlong_buffer": 0.5,
+    "kl_coef": 0.1,
+    "kl_target": 0.2,
 }
 
 
 def test_every_advanced_flag_is_read(tmp_path):
-    sampling = {"top_k", "top_p", "min_p"}  # in tests/agents/test_opening.py
-    assert set(ADVANCED) | sampling == {field.name for field in dataclasses.fields(AdvancedSettings)}
-    (tmp_path / "reward.py").write_text("def score(completions): return [0.5 for _ in completions]\n")
+    elsewhere = {"top_k", "top_p", "min_p", "reference"}  # test_opening.py, test_train_family.py
+    assert set(ADVANCED) | elsewhere == {field.name for field in dataclasses.fields(AdvancedSettings)}
+    (tmp_path / "reward.py").write_text(
+        "def score(completions): return [text.count('1') / 4 for text in completions]\n"
+    )
     given = {name: value[0] if isinstance(value, list) else value for name, value in ADVANCED.items()}
     flags = [f"--{name.replace('_', '-')}{'' if value is True else f'={value}'}" for name, value in given.items()]
     result = textgym("train", *QUICK, *flags, "--reward", "reward.py:score", "--run-dir", "run", cwd=tmp_path)
@@ -113,7 +132,18 @@ def test_every_advanced_flag_is_read(tmp_path):
         (["train", "--reward-timeout", "0"], "--reward-timeout 0.0 above 0"),
         (["train", "--reward-timeout", "soon"], "--reward-timeout"),
         (["train", "--isolate-reward", "yes"], "yes"),
-        (["train", "--algorithm", "ppo"], "'ppo' is not built yet rloo"),
+        (["train", "--algorithm", "gpo"], "unknown algorithm 'gpo' a2c, cispo Did you mean '"),
+        (["train", "--aggregation", "tokens_mean"], "unknown aggregation Did you mean 'token_mean'"),
+        (["train", "--num-epochs", "0"], "num_epochs is 0 at least 1"),
+        (["train", "--num-epochs", "2"], "'rloo': 2 steps objective='clip'"),
+        (["train", "--clip-epsilon", "0.2"], "'rloo' clipping objective='clip'"),
+        (["train", "--gae-lambda", "1.5"], "gae_lambda is 1.5 from 0 to 1"),
+        (["train", "--algorithm", "ppo", "--sampling-rounds", "2"], "'ppo': sampling_rounds=2 'leave_one_out'"),
+        (["train", "--kl-coef", "-1"], "kl_coef=-1.0 at least 0"),
+        (["train", "--algorithm", "dapo", "--kl-coef", "1"], "kl_coef=1.0 'dapo' no KL term kl='k3'"),
+        (["train", "--kl-target", "0.1"], "kl_target is given kl_coef=0"),
+        (["train", "--reference", "folder"], "reference is given kl_coef=0"),
+        (["train", "--kl-coef", "1", "--kl-target", "0"], "kl_target=0.0 above 0"),
         (["train", "--resume", "runs/x"], "--resume is not built yet"),
         (["train", "--stop-ids", "2", "--stop-ids=-1"], "--stop-ids -1 from 0"),
         (["train", "--dtype", "float16"], "--dtype 'float32' 'bfloat16'"),

@@ -119,3 +119,15 @@ def test_hostile_text_is_escaped(hostile, terminal):
         assert all(text.count(character) == plain.count(character) for character in control if character != "\n")
     else:
         assert "[bold red]" in text
+
+
+def test_no_signal_is_said_in_words():
+    plain = update_of(["ab"], ["a", "b"])  # every return is 0
+    for terminal in (True, False):
+        assert "no signal: the returns of every group are equal" in shown(plain, terminal)
+        learned = plain._replace(advantages=np.where(plain.rollout.mask, [[0.5], [-0.5]], 0.0))
+        assert "no signal" not in shown(learned, terminal)
+        other = plain._replace(metrics=plain.metrics | {"frac_reward_zero_std": 0.5})
+        assert "no signal: every advantage is 0" in shown(other, terminal)
+        dropped = as_update(plain.rollout, valid=np.zeros(2, dtype=bool))
+        assert "no signal" not in shown(dropped, terminal)  # it says that all were dropped

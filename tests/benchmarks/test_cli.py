@@ -47,7 +47,6 @@ def test_a_command_that_is_not_built_is_refused(command, capsys):
         (["--task", "sotr"], "Did you mean 'sort'?"),
         (["--level", "99"], "level=99"),
         (["--algorithm", "rlo"], "Did you mean 'rloo'?"),
-        (["--algorithm", "ppo"], "not built yet"),
         (["--seeds", "1"], "at least 2"),
         (["--total-timesteps", "0"], "at least 1"),
         (["--task", "\x1b[2J"], "\\x1b[2J"),

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import memory, speed_env
+from benchmarks import memory, speed_env, speed_exact
 from benchmarks.cli import main
 from benchmarks.memory import MIB, SMALL, MemoryCase, Peaks
 from benchmarks.speed_report import memory_table, report, speed_table
@@ -60,6 +60,8 @@ def measured(monkeypatch, tmp_path):
         "measure",
         lambda rows, repeats: {(row.name, row.num_envs): Timing((float(row.steps),) * repeats) for row in rows},
     )
+    monkeypatch.setattr(speed_exact, "CASES", ())
+    monkeypatch.setattr(speed_exact, "QUICK_CASES", ())
     return tmp_path / "results"
 
 
@@ -97,11 +99,18 @@ def test_the_whole_measurement_uses_the_large_case_and_overwrites_nothing(measur
     assert "2 threads.\n" in capsys.readouterr().out
 
 
+def test_without_a_part_all_are_measured(measured, tmp_path):
+    assert main(["speed", "--quick", "--output", str(tmp_path / "mine")]) == 0
+    folders = sorted((tmp_path / "mine").iterdir())
+    assert [folder.name for folder in folders] == ["speed-env", "speed-exact"]
+    assert all((folder / "table.md").is_file() for folder in folders)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["rollout"], "speed 'rollout' is not built yet; built: env"),
-        (["memory", "--quick"], "speed 'memory' is not built yet; built: env"),
+        (["rollout"], "speed 'rollout' is not built yet; built: env, exact"),
+        (["memory", "--quick"], "speed 'memory' is not built yet; built: env, exact"),
         (["evn"], "Did you mean 'env'?"),
         (["\x1b[2J"], "\\x1b[2J"),
         (["env", "--threads", "0"], "--threads 0; give at least 1"),

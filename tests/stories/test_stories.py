@@ -1,6 +1,7 @@
 """A stranger's scripts, as the README shows them, each in a process of its own with sockets blocked."""
 
 import json
+import math
 import re
 import shlex
 
@@ -102,6 +103,24 @@ def test_branching(tmp_path):
     assert shares == [0.75, 1.0, 0.75, 0.75]  # 32?0 against 3210
 
 
+def test_ground_truth(tmp_path):
+    found = numbers(run(HERE / "ground_truth.py", cwd=tmp_path))
+    entropy = -sum(p * math.log(p) for p in (0.1, 0.2, 0.3, 0.4))
+    # Two pairs of 5 tokens are right with probability Σ p²; of 1024 texts 64 are palindromes.
+    regularised = 0.3**2 - 0.1 * 5 * (math.log(4) - entropy)
+    gap = 0.1 * math.log((15 + math.exp(10)) / 16) - regularised
+    assert found == pytest.approx([0.3**2, 1, 1 - (1 - 0.3**2) ** 16, gap, gap])
+
+
+def test_gradient_check(tmp_path):
+    result = run(HERE / "gradient_check.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    first, quotient, projection = result.stdout.splitlines()
+    assert first.startswith("1,024 texts, J = 0.")
+    assert float(quotient.split()[-1]) == pytest.approx(1, abs=1e-5)
+    assert float(projection.split()[-1]) == pytest.approx(1, abs=0.15)
+
+
 def test_looking(tmp_path):
     result = run(HERE / "looking.py", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
@@ -112,6 +131,21 @@ def test_looking(tmp_path):
     assert (prompt, text) == ("prompt: ", "")  # masked, so it is balanced
     score, length = numbers_line.split()
     assert float(score) in (0.0, 1.0) and int(length) <= 8 and f"{length} tokens" in state
+
+
+def test_large_horizon(tmp_path):
+    result = run(HERE / "large_horizon.py", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    *lines, last = result.stdout.splitlines()
+    best, rare, gained, divergence, regularised = (float(line.split(" = ")[1]) for line in lines)
+    digits = 0.6 / 0.4  # one at least: .6 + .6^2 + ...
+    numbers_after_the_first = 0.1 * digits / (1 - 0.1 * digits)  # each a comma and digits, one at least
+    right = 0.1 * (digits / 0.6) * numbers_after_the_first * 0.1 * 0.1  # [, of which a digit follows surely; ], <eos>
+    assert (best, rare) == (1.0, pytest.approx(right, rel=1e-12))
+    assert gained == pytest.approx(right * math.e**10 / (1 - right + right * math.e**10), rel=1e-12)
+    assert regularised == pytest.approx(gained - 0.1 * divergence, abs=1e-12)
+    text, reward = last.split()
+    assert float(reward) == (re.fullmatch(r"\[[01]+(,[01]+)+\]", text) is not None)
 
 
 def test_own_agent(tmp_path):

@@ -64,12 +64,32 @@ def nested_brackets(task):
     return ended + sum(probability for (_, deepest), probability in states.items() if deepest == target)
 
 
+def matching_texts(task):
+    """Texts of each length, counted by hand for each pattern; each ends by the stop token, or at the horizon."""
+    size, horizon = len(task.tokenizer), task.max_new_tokens
+    two = [0, 2, *(2 ** (length - 1) for length in range(2, horizon + 1))]  # 0, 1, and what begins with 1
+
+    def count(length):
+        if task.level == 1:  # a, b as often as needed, a
+            return length >= 2
+        if task.level == 2:  # a number, the point, digits of which the last is 1
+            return sum(two[whole] * 2 ** (length - whole - 2) for whole in range(1, length - 1))
+        if task.level == 3:  # terms of two kinds, joined in two ways
+            return 2**length if length % 2 and length >= 5 else 0
+        digits = [length - 2 - commas for commas in range(horizon)]  # in commas + 1 numbers of at least one
+        return sum(math.comb(left - 1, commas) * 2**left for commas, left in enumerate(digits) if 0 < commas < left)
+
+    stopped = sum(count(length) / size ** (length + 1) for length in range(horizon))
+    return stopped + count(horizon) / size**horizon
+
+
 ORACLES = {
     "addition": sums_by_digits,
     "brackets": nested_brackets,
     "combination_lock": one_path,
     "noisy_verifier": noisy_sums,
     "palindrome": palindromes,
+    "regex": matching_texts,
 }
 
 

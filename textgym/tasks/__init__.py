@@ -19,6 +19,7 @@ from textgym.tasks import (
     memorise,
     noisy_verifier,
     palindrome,
+    regex,
     reverse,
     sort,
 )
@@ -43,6 +44,7 @@ TASKS: dict[str, TaskFamily] = {
         _family(memorise),
         _family(noisy_verifier),
         _family(palindrome),
+        _family(regex),
         _family(reverse),
         _family(sort),
     )

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from textgym.automata import Automaton
 from textgym.constraints import Constraint
 from textgym.escape import excerpt, shown, type_name
 from textgym.prompts import Rows
@@ -38,6 +39,8 @@ class Task:
             and the number of tokens left; None where all are.
         solution: a best completion of a prompt's text, without the stop token, where one is known.
         description: one line: what is asked, and what it diagnoses.
+        automaton: tells by the tokens of a completion what `reward` pays for it, whatever the prompt, where there is
+            one. The process then folds, and `textgym.oracle` solves it at any horizon.
 
     Raises:
         TypeError, ValueError: an attribute of a wrong type or out of range; the message names the task and attribute.
@@ -56,6 +59,7 @@ class Task:
     constraint: Constraint | None = None
     solution: Callable[[str], str] | None = None
     description: str = ""
+    automaton: Automaton | None = None
 
     def __post_init__(self) -> None:
         for attribute in ("tokenizer", "prompts"):  # tasks are cached: nobody may change a part of one
@@ -70,6 +74,7 @@ class Task:
         self._check_function("reward", needed=True)
         for attribute in ("true_reward", "constraint", "solution"):
             self._check_function(attribute)
+        self._check_automaton()
         self._check_return("optimum")
         self._check_return("uniform")
         if self.optimum is not None and self.uniform is not None and self.uniform > self.optimum:
@@ -106,6 +111,22 @@ class Task:
         value = getattr(self, attribute)
         if not callable(value) and (needed or value is not None):
             raise TypeError(f"{self._told(attribute)}; give a function{'' if needed else ', or None'}")
+
+    def _check_automaton(self) -> None:
+        automaton = self.automaton
+        if automaton is None:
+            return
+        if not isinstance(automaton, Automaton):
+            raise TypeError(f"{self._told('automaton')}; give a textgym.automata.Automaton, or None")
+        if automaton.num_tokens != len(self.tokenizer):
+            raise ValueError(
+                f"task {self.name!r}: the automaton reads {automaton.num_tokens} tokens, and the tokenizer has "
+                f"{len(self.tokenizer)}; give transitions [{automaton.num_states}, {len(self.tokenizer)}]"
+            )
+        if self.constraint is not None:
+            raise ValueError(
+                f"task {self.name!r} has a constraint and an automaton, which knows of no illegal tokens; leave one out"
+            )
 
     def _check_return(self, attribute: str) -> None:
         value = getattr(self, attribute)

@@ -3,6 +3,7 @@
 Diagnoses exploration: nothing is paid short of the whole key, and a uniform policy finds it once in V^W episodes.
 """
 
+from textgym.languages import literal
 from textgym.tasks.base import Task
 from textgym.tasks.pieces import ALPHABET
 
@@ -52,4 +53,5 @@ def make(level: int) -> Task:
         optimum=1.0,
         uniform=float(symbols) ** -len(key),
         solution=lock.solution,
+        automaton=literal(key).automaton(ALPHABET[:symbols]),
     )

@@ -4,6 +4,7 @@ Diagnoses the length of credit: W - 1 tokens without any effect stand between th
 is all that an estimator has to look through. `prefix_delta` pays at the first token and takes the delay away.
 """
 
+from textgym.languages import one_of, sequence, star
 from textgym.tasks.base import Task
 from textgym.tasks.pieces import ALPHABET
 
@@ -48,4 +49,5 @@ def make(level: int) -> Task:
         optimum=1.0,
         uniform=1.0 / symbols,
         solution=lambda prompt: right * horizon,
+        automaton=sequence(right, star(one_of(ALPHABET[:symbols]))).automaton(ALPHABET[:symbols]),
     )

@@ -4,6 +4,7 @@ Diagnoses a bias towards some length: the reward does not depend on it, so that 
 wrong ones, must not move while the return rises. An estimator that divides by the length moves both.
 """
 
+from textgym.languages import one_of, sequence, star
 from textgym.tasks.base import Task
 from textgym.tasks.delayed_bit import FirstSymbol
 
@@ -30,4 +31,5 @@ def make(level: int) -> Task:
         optimum=1.0,
         uniform=1.0 / 3.0,
         solution=lambda prompt: "1",
+        automaton=sequence("1", star(one_of("01"))).automaton(_SYMBOLS),
     )
