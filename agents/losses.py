@@ -149,7 +149,7 @@ def value_loss(values: Tensor, targets: Tensor, mask: Tensor, num_tokens: int) -
         [].
     """
     assert values.shape == targets.shape == mask.shape
-    return (values - targets.detach()).square().masked_fill(~mask, 0.0).sum() / num_tokens
+    return (values - targets.detach()).masked_fill(~mask, 0.0).square().sum() / num_tokens
 
 
 def _clamp(ratio: Tensor, low: float | None, high: float | None) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from agents.experience import Experience
 from agents.learner import PolicyGradient
 from agents.policy import TransformerPolicy
 from agents.rollout import collect
@@ -210,8 +211,9 @@ def test_small_steps_are_not_lost_in_half_precision(folder):
         envs = tiny.make_envs(16)
         learner = PolicyGradient(policy, envs, episodes_per_update=16, learning_rate=2e-5)
         rollout = collect(policy, envs, 16, np.random.default_rng(0), group_size=8)
+        experience = Experience(rollout, np.broadcast_to(rollout.score[:, None], rollout.mask.shape))
         for _ in range(60):
-            learner.accumulate_gradient(rollout, np.broadcast_to(rollout.score[:, None], rollout.mask.shape))
+            learner.accumulate_gradient(experience)
             learner.optimizer.step()
             learner.weights.write_back()
     moved = {name: (value.float() - before[name].float()).abs().mean() for name, value in weights(half).items()}

@@ -1,6 +1,7 @@
 """Dropped episodes: learning goes on as if they had not been played; only the tokens generated count them."""
 
 import json
+import statistics
 from dataclasses import replace
 from typing import Any
 
@@ -30,12 +31,33 @@ EPISODES = [
 ]
 GROUP = [0, 0, 0, 1, 1, 1]
 VALID = np.array([True, False, True, False, False, True])
-# By hand, of the episodes 0, 2 and 5, with returns 1, 4 and 10; the others' means are 7, 5.5 and 2.5 in the batch.
+# By hand, of the episodes 0, 2 and 5, with returns 1, 4 and 10; the others' means are 7, 5.5 and 2.5 in the batch. Of
+# the first group 1 and 4 are left, ∓1.5 from their mean with a deviation of 3/√2; the last episode is alone.
+_S = 0.5**0.5
+_BY_GROUP = [[-_S, 0], [_S, _S], [0, 0]]
+
+
+def _whitened(one: float, *others: float) -> list[list[float]]:
+    """Over the five tokens, as the standard library has mean and deviation."""
+    values = [one, *others]
+    one, *rest = [(value - statistics.mean(values)) / statistics.stdev(values) for value in values]
+    return [[one, 0], rest[:2], rest[2:]]
+
+
 ADVANTAGES = {
     "reinforce": [[1, 0], [4, 4], [10, 10]],
     "reinforce_to_go": [[1, 0], [4, 4], [10, 10]],
     "reinforce_baseline": [[-6, 0], [-1.5, -1.5], [7.5, 7.5]],
     "rloo": [[-3, 0], [3, 3], [0, 0]],
+    "grpo": _BY_GROUP,
+    "dr_grpo": [[-1.5, 0], [1.5, 1.5], [0, 0]],
+    "dapo": _BY_GROUP,
+    "gspo": _BY_GROUP,
+    "cispo": _BY_GROUP,
+    "reinforce_pp": _whitened(1, 4, 4, 10, 10),
+    # A new critic says 0 of every state.
+    "a2c": [[1, 0], [4, 4], [10, 10]],
+    "ppo": _whitened(1, 0.95 * 4, 4, 0.95 * 10, 10),
 }
 
 
@@ -56,6 +78,12 @@ def make_learner(algorithm: Any = "rloo", envs: VectorEnv | None = None, **setti
 
 def weights(learner: PolicyGradient) -> bytes:
     return b"".join(parameter.detach().numpy().tobytes() for parameter in learner.policy.parameters())
+
+
+def recorded(learner: PolicyGradient, total_timesteps: int) -> list[Update]:
+    updates: list[Update] = []
+    learner.learn(total_timesteps, updates.append)
+    return updates
 
 
 class PartlyBroken:
@@ -98,29 +126,38 @@ def test_a_rollout_of_dropped_episodes_alone_leaves_nothing():
     assert (none.tokens.shape, none.mask.shape, none.group.shape, none.num_tokens) == ((0, 0), (0, 0), (0,), 0)
 
 
+def advantages_of(learner: PolicyGradient, rollout: Rollout) -> np.ndarray:
+    return learner.experience(rollout.without_dropped()).advantages
+
+
 @pytest.mark.parametrize("name", ADVANTAGES)
 def test_advantages_are_those_without_the_dropped_ones(name):
-    advantages = make_learner(name)._advantages(with_dropped())
-    expected = np.zeros((6, 3))
-    expected[VALID, :2] = ADVANTAGES[name]
-    assert advantages.tolist() == expected.tolist()
-    assert ALGORITHMS[name].advantages(without()).tolist() == ADVANTAGES[name]
+    learner = make_learner(name)
+    np.testing.assert_allclose(advantages_of(learner, with_dropped()), ADVANTAGES[name], rtol=1e-14)
+    np.testing.assert_array_equal(advantages_of(learner, with_dropped()), advantages_of(learner, without()))
 
 
 def test_every_algorithm_has_its_numbers_here():
     assert set(ADVANTAGES) >= set(ALGORITHMS)
 
 
+def updated(name: str, rollout: Rollout, tokens_per_microbatch: int) -> tuple[bytes, Update]:
+    """The weights after an update on these episodes, and what a callback saw."""
+    learner = make_learner(name, tokens_per_microbatch=tokens_per_microbatch)
+    learner._collect = lambda: rollout
+    [update] = recorded(learner, 1)
+    return weights(learner), update
+
+
 @pytest.mark.parametrize("tokens_per_microbatch", [1, 8, 10_000])
 @pytest.mark.parametrize("name", ADVANTAGES)
-def test_the_gradient_is_that_without_the_dropped_ones(name, tokens_per_microbatch):
-    learner = make_learner(name, tokens_per_microbatch=tokens_per_microbatch)
-    expected = learner.accumulate_gradient(without(), np.array(ADVANTAGES[name]))
-    gradient = tiny.stored_gradient(learner.policy).clone()
-    assert gradient.norm() > 0.1
-    found = learner.accumulate_gradient(with_dropped(), learner._advantages(with_dropped()))
-    assert torch.equal(tiny.stored_gradient(learner.policy), gradient)
-    assert found == expected
+def test_an_update_is_that_without_the_dropped_ones(name, tokens_per_microbatch):
+    expected, plain = updated(name, without(), tokens_per_microbatch)
+    found, update = updated(name, with_dropped(), tokens_per_microbatch)
+    assert found == expected != weights(make_learner(name))
+    assert update.metrics == plain.metrics | {"episodes/dropped": 3, "num_tokens": with_dropped().num_tokens}
+    assert not update.advantages[~VALID].any()
+    np.testing.assert_array_equal(update.advantages[VALID, :2], plain.advantages)
 
 
 @pytest.mark.parametrize("paid", [0.0, 1e6, np.nan, np.inf])
@@ -128,10 +165,10 @@ def test_what_a_dropped_episode_was_paid_changes_nothing(paid):
     learner, changed = make_learner(), with_dropped()
     changed.rewards[~VALID] = paid
     for rollout in (with_dropped(), changed):
-        learner.accumulate_gradient(rollout, learner._advantages(rollout))
+        learner.accumulate_gradient(learner.experience(rollout.without_dropped()))
         assert learner._measured(rollout) == learner._measured(with_dropped())
     gradient = tiny.stored_gradient(learner.policy).clone()
-    learner.accumulate_gradient(with_dropped(), learner._advantages(with_dropped()))
+    learner.accumulate_gradient(learner.experience(without()))
     assert torch.equal(tiny.stored_gradient(learner.policy), gradient)
 
 
@@ -142,7 +179,7 @@ def test_an_algorithm_sees_no_dropped_episode():
         seen.append(rollout)
         return rollout.rewards
 
-    make_learner(Algorithm("own", own))._advantages(with_dropped())
+    advantages_of(make_learner(Algorithm("own", own)), with_dropped())
     assert [rollout.returns.tolist() for rollout in seen] == [[1, 4, 10]]
 
 
@@ -186,12 +223,6 @@ def test_collect_plays_and_marks_dropped_episodes():
     assert rollout.num_tokens == (rollout.length - rollout.prompt_length).sum()
 
 
-def recorded(learner: PolicyGradient, total_timesteps: int) -> list[Update]:
-    updates: list[Update] = []
-    learner.learn(total_timesteps, updates.append)
-    return updates
-
-
 def test_learning_goes_on_without_them():
     learner = make_learner(envs=dropping_envs("ab"), learning_rate=1e-2, entropy_coef=0.01)
     updates = recorded(learner, 3000)
@@ -230,4 +261,5 @@ def test_a_prefix_that_fails_drops_the_whole_episode():
     rollout = collect(learner.policy, envs, 80, np.random.default_rng(0), group_size=8)
     paid = rollout.returns[~rollout.valid]
     assert len(paid) and (paid > 0).all()  # 1 for the first b, before the second
-    assert (learner._advantages(rollout)[~rollout.valid] == 0).all()
+    learner._collect = lambda: rollout
+    assert not recorded(learner, 1)[0].advantages[~rollout.valid].any()

@@ -7,13 +7,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.algorithms import ALGORITHMS, Algorithm
+from agents.algorithms import ALGORITHMS, Algorithm, make_algorithm
+from agents.experience import Experience
 from agents.learner import PolicyGradient
-from agents.losses import policy_gradient_loss
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect
-from tests.agents import tiny
-from tests.agents.tiny import STOP, A, B, C
+from tests.agents import hand_made, tiny
+from tests.agents.hand_made import COEFFICIENTS, coefficients
+from tests.agents.tiny import STOP
 
 EXACT = 1e-9
 WEIGHT_SCALE = 2.0  # a near-uniform policy would hide wrong weights
@@ -102,41 +103,12 @@ def difference_quotient(truth: Truth, direction: Tensor, step: float = 1e-5) -> 
 
 # --- token coefficients c = -∂loss/∂log π, read off the production loss
 
-# Three episodes of one prompt, one of the other: a stop at once, a stop last, the horizon, a stop in between.
-HAND_MADE = [
-    tiny.Episode(0, [A], [STOP], [0.5], 1),
-    tiny.Episode(0, [A], [B, C, STOP], [0.25, -1.0, 2.0], 1),
-    tiny.Episode(1, [B, C], [A, A, B], [0.0, 0.0, 1.0], 2),
-    tiny.Episode(1, [B, C], [C, STOP], [0.0, 3.0], 1),
-]
-# Returns .5, 1.25, 1, 3. Each coefficient is worked out by hand: an advantage over B = 4, nothing on the padding.
-COEFFICIENTS = {
-    "reinforce": [[0.125, 0, 0], [0.3125, 0.3125, 0.3125], [0.25, 0.25, 0.25], [0.75, 0.75, 0]],
-    "reinforce_to_go": [[0.125, 0, 0], [0.3125, 0.25, 0.5], [0.25, 0.25, 0.25], [0.75, 0.75, 0]],
-    "rloo": [[-0.1875, 0, 0], [0.1875, 0.1875, 0.1875], [-0.5, -0.5, -0.5], [0.5, 0.5, 0]],
-    # The others' means are 5.25/3, 4.5/3, 4.75/3 and 2.75/3.
-    "reinforce_baseline": [
-        [-1.25 / 4, 0, 0],
-        [-0.25 / 4, -0.25 / 4, -0.25 / 4],
-        [-1.75 / 12, -1.75 / 12, -1.75 / 12],
-        [6.25 / 12, 6.25 / 12, 0],
-    ],
-}
-
-
-def coefficients(algorithm: Algorithm, rollout: Rollout) -> np.ndarray:
-    """What the production advantages and loss weigh each token's log-probability with, [B, T]."""
-    advantages = torch.tensor(algorithm.advantages(rollout))
-    leaf = torch.full(rollout.mask.shape, -1.0, dtype=torch.float64, requires_grad=True)
-    loss = policy_gradient_loss(leaf, advantages, torch.tensor(rollout.mask))
-    return -torch.autograd.grad(loss, leaf)[0].numpy()
-
 
 @pytest.mark.parametrize("name", COEFFICIENTS)
 def test_token_coefficients_equal_their_closed_form(name):
-    rollout = tiny.rollout_of(HAND_MADE, group=[0, 0, 1, 1])
+    rollout = hand_made.rollout()
     actual = coefficients(ALGORITHMS[name], rollout)
-    np.testing.assert_allclose(actual, COEFFICIENTS[name], rtol=1e-14, atol=0)
+    np.testing.assert_allclose(actual, COEFFICIENTS[name], rtol=1e-13, atol=0)
     assert (actual[~rollout.mask] == 0).all()  # exactly nothing on padding
     assert (actual[:, 0] != 0).all() and actual[1, 2] != 0  # the first token and the stop token count
 
@@ -145,40 +117,27 @@ def test_every_algorithm_has_its_closed_form_here():
     assert set(COEFFICIENTS) >= set(ALGORITHMS)
 
 
-def test_padding_that_holds_infinities_adds_nothing():
-    rollout = tiny.rollout_of(HAND_MADE)
-    mask = torch.tensor(rollout.mask)
-    leaf = torch.where(mask, -1.0, -torch.inf).double().requires_grad_()
-    loss = policy_gradient_loss(leaf, mask.double(), mask)
-    assert loss.item() == pytest.approx(9 / 4)
-    gradient = torch.autograd.grad(loss, leaf)[0]
-    assert (gradient == torch.where(mask, -0.25, 0.0)).all()
-
-
-def test_an_advantage_carries_no_gradient():
-    mask = torch.tensor([[True, True], [True, False]])
-    leaf = torch.full((2, 2), -0.5, requires_grad=True)
-    advantages = torch.ones(2, 2, requires_grad=True)
-    loss = policy_gradient_loss(leaf, advantages * leaf, mask)  # an advantage that depends on the policy
-    gradient, of_advantages = torch.autograd.grad(loss, [leaf, advantages], allow_unused=True)
-    assert of_advantages is None
-    # The advantage -0.5 over B = 2 is a constant weight; through it, every entry would be twice as large.
-    assert gradient.tolist() == [[0.25, 0.25], [0.25, 0.0]]
-
-
 # --- the exact expectation of the production estimator
 
 
 def expected_coefficients(truth: Truth, algorithm: Algorithm, batches: list[tuple[int, ...]], weights: Any) -> Tensor:
     """E[c] by episode and step, [80, W], over batches of episodes with their probabilities."""
-    leaf = torch.zeros(len(truth.episodes), tiny.HORIZON, dtype=torch.float64, requires_grad=True)
-    total = torch.zeros((), dtype=torch.float64)
+    expected = np.zeros((len(truth.episodes), tiny.HORIZON))
     for rows, weight in zip(batches, weights, strict=True):
         rollout = tiny.rollout_of([truth.episodes[row] for row in rows], group=[0] * len(rows))
-        own = leaf[list(rows), : rollout.mask.shape[1]]
-        advantages = torch.tensor(algorithm.advantages(rollout))
-        total = total - weight * policy_gradient_loss(own, advantages, torch.tensor(rollout.mask))
-    return torch.autograd.grad(total, leaf)[0]
+        rollout = rollout._replace(values=wrong_values(rollout))
+        for row, own in zip(rows, weight * coefficients(algorithm, rollout), strict=True):
+            expected[row, : len(own)] += own
+    return torch.tensor(expected)
+
+
+def wrong_values(rollout: Rollout) -> np.ndarray:
+    """What a critic says that knows the state, and nothing of its value."""
+    values = np.zeros(rollout.mask.shape)
+    for row, step in zip(*np.nonzero(rollout.mask), strict=True):
+        history = rollout.tokens[row, : rollout.prompt_length[row] + step]
+        values[row, step] = 2 * np.sin(history @ (np.arange(len(history)) + 1))
+    return values
 
 
 def batches_of(truth: Truth, kind: str) -> tuple[list[tuple[int, ...]], np.ndarray]:
@@ -205,6 +164,8 @@ def batches_of(truth: Truth, kind: str) -> tuple[list[tuple[int, ...]], np.ndarr
         ("rloo", "group", "terminal"),
         ("rloo", "group", "prefix_delta"),
         ("reinforce_baseline", "pair", "terminal"),
+        ("a2c", "single", "terminal"),
+        ("a2c", "single", "prefix_delta"),
     ],
 )
 def test_the_expected_gradient_is_the_gradient_of_the_objective(truths, name, kind, scheme):
@@ -216,15 +177,8 @@ def test_the_expected_gradient_is_the_gradient_of_the_objective(truths, name, ki
     assert error < EXACT
 
 
-def group_mean(rollout: Rollout) -> np.ndarray:
-    """A planted fault: the baseline holds the sample itself, which scales the gradient by (G-1)/G."""
-    means = np.bincount(rollout.group, weights=rollout.returns) / np.bincount(rollout.group)
-    gap = rollout.returns - means[rollout.group]
-    return np.where(rollout.mask, gap[:, None], 0.0)
-
-
 def test_a_baseline_that_holds_the_sample_halves_the_exact_gradient_of_pairs(truth):
-    weights = expected_coefficients(truth, Algorithm("group_mean", group_mean), *batches_of(truth, "group"))
+    weights = expected_coefficients(truth, ALGORITHMS["dr_grpo"], *batches_of(truth, "group"))
     log_probs = truth.policy.log_probs(tiny.rollout_of(truth.episodes))
     mean = tiny.flat_gradient((weights * log_probs).sum(), truth.policy)
     assert tiny.relative_error(2 * mean, truth.gradient) < EXACT
@@ -271,7 +225,7 @@ def production_mean(truth: Truth, rollout: Rollout, algorithm: Algorithm) -> flo
         max_grad_norm=1e9,
         tokens_per_microbatch=1_000_000,
     )
-    learner.accumulate_gradient(rollout, algorithm.advantages(rollout))
+    learner.accumulate_gradient(Experience(rollout, algorithm.advantages_of(rollout)))
     return -float(tiny.stored_gradient(truth.policy) @ truth.direction)
 
 
@@ -315,7 +269,7 @@ def shift_labels(rollout: Rollout) -> Rollout:
 FAULTS = {
     "stop token masked out": (mask_stop_token, ALGORITHMS["rloo"]),
     "label shifted by one": (shift_labels, ALGORITHMS["rloo"]),
-    "baseline holds the sample": (lambda rollout: rollout, Algorithm("group_mean", group_mean)),
+    "baseline holds the sample": (lambda rollout: rollout, ALGORITHMS["dr_grpo"]),
 }
 
 
@@ -328,30 +282,33 @@ def test_planted_faults_are_found(truth, sampled, projections, fault):
 # --- the learner's raw gradient
 
 
-def make_learner(entropy_coef: float, **settings: Any) -> PolicyGradient:
+def make_learner(entropy_coef: float, algorithm: Any = "rloo", **settings: Any) -> PolicyGradient:
     envs = tiny.make_envs()
     policy = tiny.make_policy(envs, scale=WEIGHT_SCALE)
-    return PolicyGradient(policy, envs, "rloo", entropy_coef=entropy_coef, max_grad_norm=1e9, **settings)
+    return PolicyGradient(policy, envs, algorithm, entropy_coef=entropy_coef, max_grad_norm=1e9, **settings)
 
 
 @pytest.mark.parametrize("name", ALGORITHMS)
 def test_the_learner_sets_minus_the_gradient_of_its_coefficients(name):
-    learner = make_learner(entropy_coef=0.0)
-    rollout = tiny.rollout_of(HAND_MADE, group=[0, 0, 1, 1])
-    metrics = learner.accumulate_gradient(rollout, ALGORITHMS[name].advantages(rollout))
-    steps = tiny.step_log_probs(learner.policy, HAND_MADE)
-    rows = [row[: len(own)] for row, own in zip(COEFFICIENTS[name], steps, strict=True)]
-    value = sum(torch.tensor(row, dtype=torch.float64) @ own for row, own in zip(rows, steps, strict=True))
+    row, rollout = make_algorithm(name, value_coef=0.0), hand_made.rollout()  # the policy's gradient alone
+    learner = make_learner(0.0, row)
+    targets = np.zeros(rollout.mask.shape) if row.critic else None
+    metrics = learner.accumulate_gradient(Experience(rollout, row.advantages_of(rollout), targets=targets))
+    steps = tiny.step_log_probs(learner.policy, hand_made.EPISODES)
+    rows = [own[: len(each)] for own, each in zip(COEFFICIENTS[name], steps, strict=True)]
+    value = sum(torch.tensor(own, dtype=torch.float64) @ each for own, each in zip(rows, steps, strict=True))
     expected = tiny.flat_gradient(value, learner.policy)
     assert tiny.relative_error(-tiny.stored_gradient(learner.policy), expected) < EXACT
     assert metrics["grad_norm"] == pytest.approx(float(expected.norm()), rel=1e-9)
-    assert metrics["loss"] == pytest.approx(-value.item(), rel=1e-9)
+    # Where the ratio is differentiated in place of the log-probability, 1 stands for it.
+    loss = -sum(map(sum, rows)) if row.objective == "clip" else -value.item()
+    assert metrics["loss"] == pytest.approx(loss, rel=1e-9, abs=1e-15)
 
 
 def mean_entropy(policy: TransformerPolicy) -> float:
     """Mean of H(π(· | s)) over the nine states that the hand-made episodes visit, as numpy has it."""
     total = 0.0
-    for episode in HAND_MADE:
+    for episode in hand_made.EPISODES:
         for step in range(len(episode.completion)):
             history = torch.tensor([episode.prompt + episode.completion[:step]])
             with torch.no_grad():
@@ -364,8 +321,8 @@ def mean_entropy(policy: TransformerPolicy) -> float:
 @pytest.mark.parametrize("tokens_per_microbatch", [1, 1000])
 def test_the_entropy_bonus_ascends_the_mean_entropy_of_the_visited_states(tokens_per_microbatch):
     learner = make_learner(entropy_coef=0.7, tokens_per_microbatch=tokens_per_microbatch)
-    rollout = tiny.rollout_of(HAND_MADE, group=[0, 0, 1, 1])
-    metrics = learner.accumulate_gradient(rollout, np.zeros(rollout.mask.shape))
+    rollout = hand_made.rollout()
+    metrics = learner.accumulate_gradient(Experience(rollout, np.zeros(rollout.mask.shape)))
     assert metrics["entropy"] == pytest.approx(mean_entropy(learner.policy), rel=1e-12)
     gradient = -tiny.stored_gradient(learner.policy)
     direction = gradient / gradient.norm()
@@ -378,13 +335,13 @@ def test_the_entropy_bonus_ascends_the_mean_entropy_of_the_visited_states(tokens
 
 
 def test_the_gradient_is_scaled_down_to_its_largest_norm_and_never_up():
-    rollout = tiny.rollout_of(HAND_MADE, group=[0, 0, 1, 1])
-    advantages = ALGORITHMS["rloo"].advantages(rollout)
+    rollout = hand_made.rollout()
+    experience = Experience(rollout, ALGORITHMS["rloo"].advantages_of(rollout))
     whole = make_learner(entropy_coef=0.0)
-    whole.accumulate_gradient(rollout, advantages)
+    whole.accumulate_gradient(experience)
     clipped = make_learner(entropy_coef=0.0)
     clipped.settings["max_grad_norm"] = 0.001
-    metrics = clipped.accumulate_gradient(rollout, advantages)
+    metrics = clipped.accumulate_gradient(experience)
     raw, short = tiny.stored_gradient(whole.policy), tiny.stored_gradient(clipped.policy)
     assert metrics["grad_norm"] == pytest.approx(float(raw.norm()), rel=1e-9)
     assert tiny.relative_error(short, 0.001 * raw / raw.norm()) < 1e-2  # torch divides by the norm plus 1e-6

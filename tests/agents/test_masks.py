@@ -9,6 +9,7 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
+from agents.experience import Experience
 from agents.learner import PolicyGradient
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect
@@ -205,10 +206,10 @@ def test_the_expected_gradient_of_the_learner_is_that_of_the_objective(tokens_pe
     probs = np.array([episode_log_prob(policy, *episode).exp().item() / 3 for episode in episodes])
     # Every episode once, weighted by its probability; the loss takes the mean, so the weights are multiplied by B.
     weights = np.where(rollout.mask, (probs * rollout.returns * len(episodes))[:, None], 0.0)
-    learner.accumulate_gradient(rollout, weights)
+    learner.accumulate_gradient(Experience(rollout, weights))
     gradient = exact_gradient(policy)
     assert tiny.relative_error(-tiny.stored_gradient(policy), gradient) < EXACT
-    learner.accumulate_gradient(rollout._replace(action_mask=None), weights)  # a planted fault
+    learner.accumulate_gradient(Experience(rollout._replace(action_mask=None), weights))  # a planted fault
     assert tiny.relative_error(-tiny.stored_gradient(policy), gradient) > 0.05
 
 
@@ -217,7 +218,7 @@ def test_entropy_and_its_gradient_are_finite_and_of_the_legal_tokens(tokens_per_
     policy = make_policy()
     learner = make_learner(policy, entropy_coef=0.7, tokens_per_microbatch=tokens_per_microbatch)
     rollout = played(policy, 24)
-    metrics = learner.accumulate_gradient(rollout, np.zeros(rollout.mask.shape))
+    metrics = learner.accumulate_gradient(Experience(rollout, np.zeros(rollout.mask.shape)))
     places = zip(*np.nonzero(rollout.mask), strict=True)
     states = [(rollout.texts(row)[0], rollout.actions[row, :step].tolist()) for row, step in places]
     terms = [torch.stack(list(legal_log_probs(policy, *state).values())) for state in states]

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.learner import PolicyGradient, microbatches
+from agents.experience import Experience, microbatches
+from agents.learner import PolicyGradient
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect
 from tests.agents import tiny
@@ -30,7 +31,7 @@ def gradient_and_metrics(
     learner: PolicyGradient, rollout: Rollout, advantages: np.ndarray, budget: int
 ) -> tuple[torch.Tensor, dict[str, float]]:
     learner.settings["tokens_per_microbatch"] = budget
-    metrics = learner.accumulate_gradient(rollout, advantages)
+    metrics = learner.accumulate_gradient(Experience(rollout, advantages))
     return tiny.stored_gradient(learner.policy).clone(), metrics
 
 

@@ -13,7 +13,8 @@ from tests.agents import tiny
 from tests.agents.tiny import PAD, STOP, A, B, C
 from textgym.vector_env import TextGenVectorEnv
 
-ARRAYS = [name for name in Rollout._fields if name not in ("vocabulary", "action_mask", "true_score", "cut_off")]
+_OPTIONAL = ("action_mask", "true_score", "cut_off", "values")
+ARRAYS = [name for name in Rollout._fields if name not in ("vocabulary", *_OPTIONAL)]
 
 
 class CoinActor:

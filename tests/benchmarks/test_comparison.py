@@ -76,9 +76,10 @@ def test_few_seeds_are_warned_of(count, warned):
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_algorithm_that_cannot_see_the_difference_is_named(algorithm):
     results = [result(scheme, seed, 0.1 * seed, algorithm=algorithm) for scheme in SCORES for seed in range(5)]
-    # Of the four only reward to go leaves out what was paid before an action.
-    assert sees_when_paid(algorithm) is (algorithm == "reinforce_to_go")
-    assert [algorithm in warning for warning in compare(results).warnings] == [True] * (algorithm != "reinforce_to_go")
+    # These alone leave out what was paid before an action.
+    sees = algorithm in ("reinforce_to_go", "reinforce_pp", "a2c", "ppo")
+    assert sees_when_paid(algorithm) is sees
+    assert [algorithm in warning for warning in compare(results).warnings] == [True] * (not sees)
 
 
 def test_record_is_plain_json():
