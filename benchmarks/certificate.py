@@ -48,7 +48,7 @@ def certify(fixture: Fixture, row: Algorithm, group_size: int) -> Certificate:
 
     Args:
         fixture: the task.
-        row: the algorithm; one whose advantages are a function of one's own is certified for small tasks alone.
+        row: the algorithm; one with a function of one's own is certified for the smallest of tasks alone.
         group_size: G.
 
     Raises:
@@ -114,15 +114,15 @@ def classes(rollout: Rollout, row: Algorithm) -> np.ndarray:
     """Which episodes a row's advantages and its loss treat alike, by number, int64 [B].
 
     They see the return and the length alone where the advantage is one of the whole episode; all rewards and the
-    critic's values where it is one of each token; whatever they like where it is a function of one's own.
+    critic's values where it is one of each token; whatever they like where one of them is a function of one's own.
     """
+    if not all(isinstance(axis, str) for axis in (row.advantages, row.objective, row.aggregation)):
+        return np.arange(len(rollout.mask))
     if row.advantages in _OF_THE_RETURN:
         seen = np.column_stack([distinct(rollout.returns)[1], rollout.mask.sum(axis=1)])
-    elif isinstance(row.advantages, str):
+    else:
         values = np.zeros(rollout.mask.shape) if rollout.values is None else rollout.values
         seen = np.column_stack([rollout.rewards, values, rollout.mask])
-    else:
-        seen = np.arange(len(rollout.mask))[:, None]
     return np.unique(seen, axis=0, return_inverse=True)[1].reshape(-1)
 
 
@@ -146,10 +146,8 @@ def _of_pool(
     found = np.empty((*batches.shape, fixture.cells.shape[1]))
     advantages = _advantages(row, fixture.rollout, batches, one_prompt)
     tokens = fixture.rollout.mask[batches].sum(axis=(1, 2))
-    for total in np.unique(
-        tokens
-    ):  # batches of as many tokens have the same denominators: they can be parts of one sum
-        same = tokens == total
+    for total in np.unique(tokens):
+        same = tokens == total  # these batches have the same denominators: they can be parts of one sum
         part = fixture.rollout.select(batches[same].ravel())
         own = advantages[same].reshape(len(part.mask), -1)[:, : part.mask.shape[1]]
         of_part = _coefficients(row, part, own, size, int(total))

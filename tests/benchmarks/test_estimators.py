@@ -149,6 +149,17 @@ def test_advantages_that_are_a_function_may_see_everything(small):
     assert distance(certify(small, row, group_size=2).mean, named.mean) < EXACT
 
 
+def test_an_objective_that_is_a_function_may_see_everything(small):
+    def own(log_probs, ratio, advantages, low, high):  # its coefficient is A π: another for each token
+        return advantages * log_probs.exp()
+
+    row = make_algorithm("rloo", objective=own)
+    truth, variance = brute_force(small, row, 2, one_prompt=True)
+    found = certify(small, row, group_size=2)
+    assert distance(found.mean, truth) < EXACT
+    assert found.variance == pytest.approx(variance, rel=1e-10)
+
+
 def test_compositions_and_their_probabilities_by_hand():
     members, probs = multisets(np.array([0.5, 0.3, 0.2]), 3)
     found = {tuple(row): weight for row, weight in zip(members.tolist(), probs, strict=True)}
