@@ -108,7 +108,7 @@ KL_COEFFICIENTS = {
     "k2": [[LN2, LN2, 0], [0, -LN2, -2 * LN2]],
     "k3": [[2 - 1, 2 - 1, 0], [0, 0.5 - 1, 0.25 - 1]],
     "k2_sequence": [[2 * LN2, 2 * LN2, 0], [-3 * LN2] * 3],
-    # The ratio times k3's own, and minus the ratio times k3 itself: ratio · (π_ref/π - 1) - ratio · (π_ref/π - 1 - log).
+    # The ratio times what k3 has, and minus the ratio times k3 itself: ratio · (x - 1) - ratio · (x - 1 - log x).
     "frozen": [[2 * LN2, 0.5 * LN2, 0], [0, -1.25 * LN2, -2 * LN2]],
 }
 
