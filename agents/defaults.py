@@ -18,8 +18,8 @@ def default_learning_rate(policy: TransformerPolicy, num_steps: int = 1) -> floa
     """Adam's step size, in inverse proportion to the model's width, and to the root of an update's steps.
 
     A weight moves by about the step size whatever its gradient, and what a layer puts out moves by width times that:
-    the proportion keeps it the same (Yang and Hu, 2011.14522). Several steps on the same episodes share their noise, and
-    each takes less of it.
+    the proportion keeps it the same (Yang and Hu, 2011.14522). Several steps on the same episodes share their noise,
+    and each takes less of it.
 
     Args:
         policy: the model.
