@@ -8,6 +8,7 @@ import torch: names are checked before it is loaded.
 """
 
 import math
+import operator
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
@@ -158,13 +159,15 @@ class Algorithm:
             value = getattr(self, count)
             if not is_integer(value) or value < 1:
                 raise ValueError(f"{self._told(count)}; give an integer of at least 1")
+            object.__setattr__(self, count, operator.index(value))  # numpy's integers are not JSON's
         for number, least, most in _RANGES:
             value = getattr(self, number)
             if value is None and number.startswith("clip"):
                 continue
-            if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
-                allowed = f"a number from {least:g} to {most:g}" if most < math.inf else f"a number of at least {least}"
-                raise ValueError(f"{self._told(number)}; give {allowed}")
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if not is_number or not least <= value <= most or value == math.inf:
+                allowed = f"number from {least} to {most}" if most < math.inf else f"finite number of at least {least}"
+                raise ValueError(f"{self._told(number)}; give a {allowed}")
         self._check_together()
         if isinstance(self.advantages, str):
             rule = ADVANTAGES[self.advantages]
@@ -265,7 +268,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             aggregation="sequence_mean",
             kl="k3",
             clip_epsilon=0.2,
-            ascends=f"a function of the success rate (2 arcsin √p as G grows), {_BY_LENGTH}",
+            ascends=f"for rewards of 0 and 1, 2 arcsin √p as G grows; {_BY_LENGTH}",
         ),
         Algorithm(
             "dr_grpo",
@@ -286,7 +289,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             clip_epsilon_high=0.28,
             sampling_rounds=3,
             overlong_buffer=0.2,
-            ascends="a function of the success rate, each token over the mean length of the batch",
+            ascends="as grpo, but each token over the mean length of the batch",
         ),
         Algorithm(
             "gspo",
@@ -298,7 +301,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             kl="k3",
             clip_epsilon=3e-4,
             clip_epsilon_high=4e-4,
-            ascends=f"as grpo: E[A / length], {_BY_LENGTH}",
+            ascends="as grpo at the first step: E[A / length], A held fixed",
         ),
         Algorithm(
             "cispo",
@@ -308,7 +311,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             aggregation="token_mean",
             kl="none",
             clip_epsilon_high=4.0,
-            ascends="a function of the success rate, each token over the mean length of the batch",
+            ascends="as grpo, but each token over the mean length of the batch",
         ),
         Algorithm(
             "reinforce_pp",
@@ -333,6 +336,8 @@ ALGORITHMS: dict[str, Algorithm] = {
         ),
     )
 }
+# What the advantages of a row need comes with them, and goes with them.
+_WITHOUT_NEEDS = {"min_group_size": 1, "min_episodes": 1, "critic": False}
 AXES = tuple(field.name for field in fields(Algorithm) if field.name not in ("name", "ascends"))
 
 
@@ -341,7 +346,8 @@ def make_algorithm(algorithm: str | Algorithm, **axes: Any) -> Algorithm:
 
     Args:
         algorithm: a name of `ALGORITHMS`, or a row.
-        **axes: attributes of `Algorithm` to replace.
+        **axes: attributes of `Algorithm` to replace. Other advantages need what they need themselves, and no critic
+            or group because those of the row did.
 
     Raises:
         TypeError, ValueError: no such name, axis or choice.
@@ -359,6 +365,8 @@ def make_algorithm(algorithm: str | Algorithm, **axes: Any) -> Algorithm:
     for axis in axes:
         if axis not in AXES:
             raise TypeError(f"algorithm {algorithm.name!r}: {unknown('axis', axis, AXES)}")
+    if "advantages" in axes:
+        axes = _WITHOUT_NEEDS | axes
     return replace(algorithm, **axes) if axes else algorithm
 
 

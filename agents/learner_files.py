@@ -16,6 +16,7 @@ from agents.algorithms import ALGORITHMS, AXES, Algorithm, make_algorithm
 from agents.lora import is_lora
 from agents.policy import TransformerPolicy
 from agents.reference import ReferencePolicy
+from textgym.escape import shown
 
 _SETTINGS_FILE = "learner.json"
 _STATE_FILE = "learner.safetensors"
@@ -82,6 +83,7 @@ def _content(learner: Any) -> dict[str, Any]:
         "algorithm": row.name,
         # What differs from the row of the name; a function has no place in a file, and the row must be given again.
         "axes": {axis: value for axis, value in _changed(row).items() if not callable(value)},
+        "functions": [axis for axis, value in _changed(row).items() if callable(value)],
         "dtype": str(policy.model.dtype).removeprefix("torch."),
         "gradient_checkpointing": policy.gradient_checkpointing,
         "lora": is_lora(policy.model),
@@ -103,6 +105,11 @@ def _changed(row: Algorithm) -> dict[str, Any]:
 
 
 def _row(content: dict[str, Any]) -> Algorithm:
+    if content["functions"]:
+        raise ValueError(
+            f"the saved algorithm {shown(content['algorithm'])} has a function of one's own for "
+            f"{', '.join(content['functions'])}, which no file holds; give the row again: load(..., algorithm=...)"
+        )
     return make_algorithm(content["algorithm"], **content["axes"])
 
 

@@ -143,7 +143,7 @@ class TrainSettings(EnvSettings):
     baseline)."""
 
     learning_rate: float | None = None
-    """Step size of Adam; by default 0.064 over the model's width."""
+    """Step size of Adam; by default 0.064 over the model's width, and the root of an update's steps."""
 
     seed: int = 0
     """Seed of weights, prompts and actions."""
