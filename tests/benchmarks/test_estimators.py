@@ -216,7 +216,7 @@ def test_biased_estimators_are_seen_to_be(fixture):
         assert found @ truth / np.linalg.norm(found) / np.linalg.norm(truth) < 0.97
 
 
-@pytest.mark.parametrize(("group_size", "weight"), [(2, 0.707), (4, 1.425), (8, 1.902), (16, 2.140)])
+@pytest.mark.parametrize(("group_size", "weight"), [(2, 0.707), (4, 1.426), (8, 1.902), (16, 2.140)])
 def test_what_grpo_weighs_a_binary_reward_with(group_size, weight):
     success = 0.755
     env = TextGenEnv(
@@ -235,7 +235,7 @@ def test_what_grpo_weighs_a_binary_reward_with(group_size, weight):
     assert bandit.exact.objective == pytest.approx(success, rel=1e-14)
     found = certify(bandit, ALGORITHMS["grpo"], group_size).mean
     truth = gradient_of(bandit)
-    assert found @ truth / (truth @ truth) == pytest.approx(weight, abs=1e-3)
+    assert found @ truth / (truth @ truth) == pytest.approx(weight, abs=5e-4)
     assert distance(found, binary_weight(success, group_size) * truth) < EXACT
 
 
