@@ -268,7 +268,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             aggregation="sequence_mean",
             kl="k3",
             clip_epsilon=0.2,
-            ascends=f"a function of the success rate (2 arcsin √p as G grows), {_BY_LENGTH}",
+            ascends=f"for rewards of 0 and 1, 2 arcsin √p as G grows; {_BY_LENGTH}",
         ),
         Algorithm(
             "dr_grpo",
@@ -289,7 +289,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             clip_epsilon_high=0.28,
             sampling_rounds=3,
             overlong_buffer=0.2,
-            ascends="a function of the success rate, each token over the mean length of the batch",
+            ascends="as grpo, but each token over the mean length of the batch",
         ),
         Algorithm(
             "gspo",
@@ -301,7 +301,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             kl="k3",
             clip_epsilon=3e-4,
             clip_epsilon_high=4e-4,
-            ascends=f"as grpo: E[A / length], {_BY_LENGTH}",
+            ascends="as grpo at the first step: E[A / length], A held fixed",
         ),
         Algorithm(
             "cispo",
@@ -311,7 +311,7 @@ ALGORITHMS: dict[str, Algorithm] = {
             aggregation="token_mean",
             kl="none",
             clip_epsilon_high=4.0,
-            ascends="a function of the success rate, each token over the mean length of the batch",
+            ascends="as grpo, but each token over the mean length of the batch",
         ),
         Algorithm(
             "reinforce_pp",

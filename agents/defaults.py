@@ -1,5 +1,7 @@
 """Defaults that depend on the size of the model, as pure functions."""
 
+import math
+
 from agents.policy import TransformerPolicy
 
 # 1e-3 at the width of 64, where a small policy solves the default task.
@@ -12,16 +14,21 @@ _TOKENS_PER_UPDATE, _LEAST_UPDATES = 2048, 40
 _MOST_EPISODES, _LEAST_EPISODES = 256, 16
 
 
-def default_learning_rate(policy: TransformerPolicy) -> float:
-    """Adam's step size, in inverse proportion to the model's width.
+def default_learning_rate(policy: TransformerPolicy, num_steps: int = 1) -> float:
+    """Adam's step size, in inverse proportion to the model's width, and to the root of an update's steps.
 
     A weight moves by about the step size whatever its gradient, and what a layer puts out moves by width times that:
-    the proportion keeps it the same (Yang and Hu, 2011.14522).
+    the proportion keeps it the same (Yang and Hu, 2011.14522). Several steps on the same episodes share their noise,
+    and each takes less of it.
+
+    Args:
+        policy: the model.
+        num_steps: steps of the optimizer in an update.
 
     >>> default_learning_rate(TransformerPolicy.small(4, d_model=64))
     0.001
     """
-    return _LEARNING_RATE_TIMES_WIDTH / policy.model.config.get_text_config().hidden_size
+    return _LEARNING_RATE_TIMES_WIDTH / policy.model.config.get_text_config().hidden_size / math.sqrt(num_steps)
 
 
 def default_timesteps(

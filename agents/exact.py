@@ -7,7 +7,6 @@ policy's production scoring, so that temperature, masks and truncation are its o
 dynamic programming: that is `textgym.oracle`.
 """
 
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -15,13 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.experience import microbatches
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout
+from agents.tree_rollouts import longest_contexts
 from textgym.oracle import Tree, Values, values
 
 TOKENS_PER_PASS = 4096
-_NONE = -1
 
 
 class ExactGradient(NamedTuple):
@@ -102,10 +100,10 @@ def node_log_probs(policy: TransformerPolicy, tree: Tree, tokens_per_pass: int =
     Raises:
         ValueError: the policy has another number of tokens, or does not take histories of that length.
     """
-    contexts = _contexts(policy, tree)
-    log_probs = np.empty((tree.num_nodes, policy.size))
-    for part, nodes in _parts(contexts, tokens_per_pass):
-        read = nodes != _NONE
+    _check_tokens(policy, tree)
+    log_probs = np.empty(tree.legal.shape)
+    for part, nodes in longest_contexts(tree).parts(tokens_per_pass):
+        read = nodes >= 0
         found = policy.action_distribution(part).log_probs.double().cpu().numpy()
         log_probs[nodes[read]] = found[read]
     if np.isnan(log_probs).any():
@@ -135,34 +133,44 @@ def score_gradient(
     if not np.isfinite(weights).all():
         node, action = np.argwhere(~np.isfinite(weights))[0]
         raise ValueError(f"weights[{node}, {action}] is {weights[node, action]}; give finite weights, 0 for no weight")
-    contexts = _contexts(policy, tree)
-    weighed = (contexts.nodes != _NONE) & np.any(weights, axis=1)[contexts.nodes]
-    rows = np.flatnonzero(weighed.any(axis=1))
-    contexts = _Contexts(contexts.rollout.select(rows), contexts.nodes[rows])
-    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    _check_tokens(policy, tree)
+    trained = _trained(policy)
     total = tuple(torch.zeros_like(one, dtype=torch.promote_types(one.dtype, torch.float32)) for one in trained)
-    for part, nodes in _parts(contexts, tokens_per_pass):
+    for part, nodes in longest_contexts(tree).carrying(weights).parts(tokens_per_pass):
         with torch.enable_grad():
-            value = _weighted_log_likelihood(policy, part, np.where((nodes != _NONE)[..., None], weights[nodes], 0.0))
-            gradients = torch.autograd.grad(value, trained, allow_unused=True)
+            value = _weighted_log_likelihood(policy, part, np.where((nodes >= 0)[..., None], weights[nodes], 0.0))
+            gradients = torch.autograd.grad(value, trained, materialize_grads=True)
         for sum_, gradient in zip(total, gradients, strict=True):
-            if gradient is not None:
-                sum_ += gradient
+            sum_ += gradient
     return total
 
 
-class _Contexts(NamedTuple):
-    """The longest contexts of a tree, those that no other context continues, as episodes to be scored."""
+def node_scores(policy: TransformerPolicy, tree: Tree) -> np.ndarray:
+    """∇ log π_θ(a | s) of every node and action by itself, one backward pass each: for the smallest of trees.
 
-    rollout: Rollout  # C episodes, each with an arbitrary last action
-    nodes: np.ndarray  # int64 [C, T], the node whose π is read off this step; -1 where another episode gives it
+    What `score_gradient` sums up; with it, variances are exact too.
 
+    Args:
+        policy: π_θ with D trained parameters; their `.grad` stays as it is.
+        tree: see `node_log_probs`.
 
-def _parts(contexts: _Contexts, tokens_per_pass: int) -> Iterator[tuple[Rollout, np.ndarray]]:
-    """Some of the episodes at a time, and their nodes."""
-    for rows in microbatches(contexts.rollout, tokens_per_pass):
-        part = contexts.rollout.select(rows)
-        yield part, contexts.nodes[rows, : part.mask.shape[1]]
+    Returns:
+        float64 [N, V, D], the parameters in order, each flat; 0 where the action is illegal or cut off.
+    """
+    _check_tokens(policy, tree)
+    trained = _trained(policy)
+    scores = np.zeros((*tree.legal.shape, sum(parameter.numel() for parameter in trained)))
+    for part, [nodes] in longest_contexts(tree).parts(tokens_per_pass=1):
+        with torch.enable_grad():
+            [log_probs] = policy.action_distribution(part).log_probs
+            for step in np.flatnonzero(nodes >= 0):
+                for action in torch.isfinite(log_probs[step]).nonzero().flatten().tolist():
+                    gradients = torch.autograd.grad(
+                        log_probs[step, action], trained, retain_graph=True, materialize_grads=True
+                    )
+                    flat = torch.cat([gradient.flatten() for gradient in gradients])
+                    scores[nodes[step], action] = flat.double().cpu().numpy()
+    return scores
 
 
 def _weighted_log_likelihood(policy: TransformerPolicy, part: Rollout, weights: np.ndarray) -> Tensor:
@@ -174,67 +182,23 @@ def _weighted_log_likelihood(policy: TransformerPolicy, part: Rollout, weights: 
     return (w * log_probs.masked_fill(w == 0, 0.0)).sum()  # -inf · 0 is NaN
 
 
-def _contexts(policy: TransformerPolicy, tree: Tree) -> _Contexts:
-    if policy.size != tree.size:
-        raise ValueError(
-            f"the policy has {policy.size} tokens and the tree {tree.size}; make the policy for the environment that "
-            "was enumerated, or enumerate the one that the policy was made for"
-        )
-    goes_on = np.any(tree.child >= 0, axis=1)
-    deepest = np.flatnonzero(~goes_on)
-    path = _paths(tree, deepest)
-    first = np.full(tree.num_nodes, len(deepest))
-    rows, steps = np.nonzero(path != _NONE)
-    np.minimum.at(first, path[rows, steps], rows)
-    own = (path != _NONE) & (first[path] == np.arange(len(deepest))[:, None])
-    return _Contexts(_episodes(tree, deepest, path), np.where(own, path, _NONE))
-
-
-def _paths(tree: Tree, nodes: np.ndarray) -> np.ndarray:
-    """The nodes from the root to each of some nodes, int64 [C, T], -1 behind them."""
-    path = np.full((len(nodes), len(tree.levels)), _NONE)
-    rows = np.arange(len(nodes))
-    while len(rows):
-        path[rows, tree.depth[nodes]] = nodes
-        nodes = tree.parent[nodes]
-        rows, nodes = rows[nodes >= 0], nodes[nodes >= 0]
-    return path
-
-
-def _episodes(tree: Tree, deepest: np.ndarray, path: np.ndarray) -> Rollout:
-    """The contexts as episodes; what the scoring of states does not read is left at 0."""
-    mask = path != _NONE
-    count = len(deepest)
-    prompt_length = np.array([len(prompt.ids) for prompt in tree.prompts])[tree.prompt[deepest]]
-    length = prompt_length + mask.sum(axis=1)
-    tokens = tree.histories()[deepest]
-    tokens[np.arange(count), length - 1] = 0  # any last action: no state holds it
-    legal = np.where(mask[:, :, None], tree.legal[path], True) if tree.problem.constraint is not None else None
-    nothing, zeros = np.zeros(count), np.zeros(mask.shape)
-    return Rollout(
-        tokens=tokens,
-        prompt_length=prompt_length,
-        length=length,
-        actions=zeros.astype(np.int64),
-        mask=mask,
-        log_probs=zeros.astype(np.float32),
-        rewards=zeros,
-        score=nothing,
-        scores=nothing[:, None],
-        scores_valid=np.ones((count, 1), dtype=bool),
-        valid=np.ones(count, dtype=bool),
-        finish_reason=np.zeros(count, dtype=np.int64),
-        group=np.arange(count),
-        vocabulary=tree.problem.vocabulary,
-        action_mask=legal,
-    )
-
-
 def _expectation(policy: TransformerPolicy, tree: Tree, log_probs: np.ndarray, tokens_per_pass: int) -> ExactGradient:
     """E[Σ_t r_t] over the tree's rewards, held constant, and its gradient."""
     found = values(tree, log_probs)
     weights = found.visitation[:, None] * np.exp(log_probs) * found.advantage
     return ExactGradient(found.objective, score_gradient(policy, tree, weights, tokens_per_pass), found)
+
+
+def _trained(policy: TransformerPolicy) -> list[Tensor]:
+    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
+
+
+def _check_tokens(policy: TransformerPolicy, tree: Tree) -> None:
+    if policy.size != tree.size:
+        raise ValueError(
+            f"the policy has {policy.size} tokens and the tree {tree.size}; make the policy for the environment that "
+            "was enumerated, or enumerate the one that the policy was made for"
+        )
 
 
 def _check_shape(name: str, array: np.ndarray, tree: Tree) -> None:

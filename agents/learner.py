@@ -55,7 +55,7 @@ class PolicyGradient:
         algorithm: a name of `agents.algorithms.ALGORITHMS`, or a row of one's own.
         group_size: G, episodes that share a prompt.
         episodes_per_update: B, a multiple of the group size.
-        learning_rate: of Adam; by default 0.064 over the model's width, see `agents.defaults`.
+        learning_rate: of Adam; by default 0.064 over the model's width, and over the root of an update's steps.
         entropy_coef: weight of the mean entropy per token, in units of reward per nat.
         kl_coef: β, weight of the KL to the reference policy, where the algorithm's row says that it stands; 0 for none.
         kl_target: the KL to the reference, in nats per token, that β is adapted to; None leaves β as it is.
@@ -96,7 +96,9 @@ class PolicyGradient:
         self.settings: dict[str, Any] = {
             "group_size": operator.index(group_size),  # numpy's integers are not JSON's
             "episodes_per_update": operator.index(episodes_per_update),
-            "learning_rate": default_learning_rate(policy) if learning_rate is None else float(learning_rate),
+            "learning_rate": float(
+                default_learning_rate(policy, self.algorithm.num_steps) if learning_rate is None else learning_rate
+            ),
             "entropy_coef": float(entropy_coef),
             "kl_coef": float(kl_coef),
             "kl_target": None if kl_target is None else float(kl_target),

@@ -139,11 +139,11 @@ class TrainSettings(EnvSettings):
     """Episodes that share a prompt."""
 
     total_timesteps: int | None = None
-    """Tokens to generate; by default those of about two minutes on one core, 10,000 to 200,000, or 1,200,000 for reinforce
-    and reinforce_to_go."""
+    """Tokens to generate; by default those of about two minutes on one core, 10,000 to 200,000 (to 1,200,000 without a
+    baseline)."""
 
     learning_rate: float | None = None
-    """Step size of Adam; by default 0.064 over the model's width."""
+    """Step size of Adam; by default 0.064 over the model's width, and the root of an update's steps."""
 
     seed: int = 0
     """Seed of weights, prompts and actions."""

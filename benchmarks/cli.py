@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.machine import versions
-from benchmarks.options import SchemesOptions, SpeedOptions
+from benchmarks.options import GROUP_SIZES, EstimatorsOptions, SchemesOptions, SpeedOptions
 from benchmarks.speed import PARTS
 from textgym.errors import unknown
 from textgym.escape import escape
@@ -25,17 +25,18 @@ if TYPE_CHECKING:
 Options = TypeVar("Options")
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
-LATER = ("estimators", "diagnostics")
+LATER = ("diagnostics",)
 LATER_SPEED_PARTS = ("rollout", "update", "train", "loop", "memory", "scaling")
 QUICK_TIMESTEPS = 40_000
 QUICK_EVALUATION_EPISODES = 1024
 HELP = """\
 usage: textgym-bench COMMAND [options]
 
-Compare ways of rewarding text, with intervals over seeds, and measure how fast things are.
+Compare ways of rewarding text, with intervals over seeds; measure what estimators ascend, and how fast things are.
 
 commands:
   schemes      train under the schemes terminal and prefix_delta, and compare what comes of it
+  estimators   exact bias and variance of every algorithm's gradient, by enumeration of a small task
   speed        all of the following
   speed env    steps a second of the environment, beside Gymnasium's own ways, and its peak memory
   speed exact  seconds that an exact gradient of a small policy takes, and its peak memory
@@ -107,6 +108,31 @@ def schemes(arguments: list[str], command: str) -> int:
     return DONE
 
 
+def estimators(arguments: list[str], command: str) -> int:
+    """Run `textgym-bench estimators`.
+
+    Args:
+        arguments: those after `estimators`.
+        command: the whole command line, for the files.
+    """
+    options = _options(EstimatorsOptions, arguments, "estimators")
+    if options.group_size not in GROUP_SIZES:
+        raise UsageError(f"--group-size {options.group_size}; give {GROUP_SIZES[0]} to {GROUP_SIZES[-1]}")
+
+    from benchmarks.estimators import record, report, run
+    from benchmarks.run_folder import new_folder, write_summary
+
+    folder = new_folder(options.output or Path("results") / "estimators")
+    _say(f"every batch of a small task is enumerated; files go to {folder}")
+    with _one_thread():
+        findings = run(options.group_size)
+    used = versions(("textgym", "torch", "transformers", "numpy"))
+    table = report(findings, command, used)
+    write_summary(folder, {"command": command, "versions": used, **record(findings)}, table)
+    print(f"{table}\nFiles: {escape(str(folder))}")
+    return DONE
+
+
 def speed(arguments: list[str], command: str) -> int:
     """Run `textgym-bench speed`.
 
@@ -137,7 +163,11 @@ def speed(arguments: list[str], command: str) -> int:
     return DONE
 
 
-COMMANDS: dict[str, Callable[[list[str], str], int]] = {"schemes": schemes, "speed": speed}
+COMMANDS: dict[str, Callable[[list[str], str], int]] = {
+    "schemes": schemes,
+    "estimators": estimators,
+    "speed": speed,
+}
 
 
 def _options(kind: type[Options], arguments: list[str], command: str) -> Options:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from textgym.tasks import DEFAULT_TASK
 
+GROUP_SIZES = range(2, 9)  # of `estimators`: larger ones have too many compositions to enumerate
+
 
 @dataclass(frozen=True)
 class SchemesOptions:
@@ -28,6 +30,20 @@ class SchemesOptions:
     """Shorter runs: half a minute or so in all."""
     output: Path | None = None
     """Folder of the files instead of results/NAME; where it exists, -2 goes behind its name."""
+
+
+@dataclass(frozen=True)
+class EstimatorsOptions:
+    """Measure bias and variance of every algorithm's gradient, and of every form of the KL term, without sampling.
+
+    On a task that is small enough to enumerate all numbers are exact. It takes half a minute; the tables go to standard
+    output, the files to results/estimators under the current folder; nothing is overwritten.
+    """
+
+    group_size: int = 4
+    """Episodes that share a prompt, 2 to 8, for the algorithms that compare them."""
+    output: Path | None = None
+    """Folder of the files instead of results/estimators; where it exists, -2 goes behind its name."""
 
 
 @dataclass(frozen=True)

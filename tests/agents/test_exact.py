@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.exact import entropy_gradient, exact_gradient, kl_gradient, node_log_probs, score_gradient
+from agents.exact import entropy_gradient, exact_gradient, kl_gradient, node_log_probs, node_scores, score_gradient
 from agents.policy import TransformerPolicy
 from tests.agents import tiny
 from tests.textgym import cases
@@ -185,6 +185,19 @@ def test_the_score_has_mean_zero(name):
     log_probs = node_log_probs(case.policy, case.tree)
     visited = values(case.tree, log_probs).visitation
     assert flat(score_gradient(case.policy, case.tree, visited[:, None] * np.exp(log_probs))).norm() < 1e-13
+
+
+@pytest.mark.parametrize("name", ["stop token", "mask", "top_k"])
+def test_scores_of_single_actions_add_up(name):
+    case = make_case(name)
+    scores = node_scores(case.policy, case.tree)
+    possible = np.isfinite(node_log_probs(case.policy, case.tree))
+    assert scores.shape[:2] == case.tree.legal.shape
+    assert (scores.any(axis=2) == possible & (possible.sum(axis=1, keepdims=True) > 1)).all()  # log 1 has no slope
+    weights = np.where(possible, np.random.default_rng(0).normal(size=possible.shape), 0.0)
+    whole = flat(score_gradient(case.policy, case.tree, weights))
+    summed = torch.tensor(np.einsum("na,nad->d", weights, scores))
+    assert tiny.relative_error(summed, whole) < EXACT
 
 
 # --- by hand

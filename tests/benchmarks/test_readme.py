@@ -14,6 +14,15 @@ def test_the_page_shows_the_saved_table_and_its_command():
     assert saved[saved.index("| scheme") :] in page
 
 
+def test_the_page_shows_both_tables_of_the_estimators_and_their_command():
+    page = (FOLDER / "README.md").read_text(encoding="utf-8")
+    saved = (FOLDER / "results" / "estimators" / "table.md").read_text(encoding="utf-8")
+    command = json.loads((FOLDER / "results" / "estimators" / "summary.json").read_text(encoding="utf-8"))["command"]
+    assert f"    {command}\n" in page and f"    {command}\n" in saved
+    lines = [line for line in saved.splitlines() if line.startswith("|")]
+    assert len(lines) > 20 and all(f"{line}\n" in page for line in lines)
+
+
 def test_the_page_names_every_file():
     page = (FOLDER / "README.md").read_text(encoding="utf-8")
     files = {path.name for path in FOLDER.glob("*.py")} - {"__init__.py"}
