@@ -56,7 +56,8 @@ def load(
     policy = _load_policy(folder, content, device)
     envs = envs(policy) if callable(envs) else envs
     settings = content["settings"]
-    reference = ReferencePolicy.folder_of(folder) if content["reference"] else None
+    own = content["reference_dtype"]
+    reference = ReferencePolicy.load(folder, getattr(torch, own), device) if own else None
     learner = kind(policy, envs, algorithm or _row(content), reference=reference, **settings)
     try:
         tensors = load_file(folder / _STATE_FILE)
@@ -84,7 +85,7 @@ def _content(learner: Any) -> dict[str, Any]:
         # What differs from the row of the name; a function has no place in a file, and the row must be given again.
         "axes": {axis: value for axis, value in _changed(row).items() if not callable(value)},
         "functions": [axis for axis, value in _changed(row).items() if callable(value)],
-        "dtype": str(policy.model.dtype).removeprefix("torch."),
+        "dtype": _name(policy.model.dtype),
         "gradient_checkpointing": policy.gradient_checkpointing,
         "lora": is_lora(policy.model),
         "trained": [name for name, weights in policy.named_parameters() if weights.requires_grad],
@@ -93,10 +94,14 @@ def _content(learner: Any) -> dict[str, Any]:
         "num_updates": learner.num_updates,
         "num_prompts": learner.num_prompts,
         "kl_coef": learner.kl_coef,
-        "reference": learner.reference is not None and learner.reference.is_apart,
+        "reference_dtype": _name(learner.reference.dtype) if learner.reference and learner.reference.dtype else None,
         "prompt_generator": learner.prompt_generator.bit_generator.state,
         "minibatch_generator": learner.minibatch_generator.bit_generator.state,
     }
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _changed(row: Algorithm) -> dict[str, Any]:

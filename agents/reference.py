@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from agents.checks import check_same_tokens
@@ -42,19 +43,19 @@ class ReferencePolicy:
         return self._frozen.unrestricted_log_probs(rollout)
 
     @property
-    def is_apart(self) -> bool:
-        """Whether it has weights of its own, rather than the policy's without its adapters."""
-        return self._frozen is not None
+    def dtype(self) -> torch.dtype | None:
+        """Of its own weights; None where it has none, since it is the policy without its adapters."""
+        return None if self._frozen is None else self._frozen.model.dtype
 
     def save(self, folder: Path) -> None:
         """Write it beside a learner, unless it is in the policy already."""
         if self._frozen is not None:
-            self._frozen.save_pretrained(folder / _FOLDER)
+            self._frozen.save_pretrained(folder / _FOLDER, merge_adapters=False)  # a sum would have other last digits
 
     @staticmethod
-    def folder_of(folder: Path) -> Path:
-        """Where `save` writes it."""
-        return folder / _FOLDER
+    def load(folder: Path, dtype: torch.dtype, device: str | torch.device) -> TransformerPolicy:
+        """What `save` wrote, to the last bit, where the weights had that dtype."""
+        return TransformerPolicy.from_pretrained(folder / _FOLDER, dtype=dtype, device=device)
 
     @staticmethod
     def remove(folder: Path) -> None:
