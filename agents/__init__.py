@@ -7,7 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agents.algorithms import ALGORITHMS, Algorithm, make_algorithm
+    from agents.algorithms import ALGORITHMS, make_algorithm
+    from agents.axes import Algorithm
+from agents.axes import Algorithm
     from agents.learner import PolicyGradient, Update
     from agents.policy import TransformerPolicy
     from agents.rollout import Rollout, collect
@@ -26,7 +28,7 @@ __all__ = [
 ]
 _HOMES = {
     "ALGORITHMS": "algorithms",
-    "Algorithm": "algorithms",
+    "Algorithm": "axes",
     "PolicyGradient": "learner",
     "Rollout": "rollout",
     "TokenDistribution": "sampling",

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.algorithms import Algorithm
+from agents.axes import Algorithm
 from agents.policy import TransformerPolicy
 from textgym.escape import excerpt
 from textgym.vocabulary import Vocabulary

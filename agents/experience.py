@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.advantages import overlong_penalty
-from agents.algorithms import Algorithm
+from agents.axes import Algorithm
 from agents.policy import TransformerPolicy
 from agents.reference import ReferencePolicy
 from agents.rollout import Rollout

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.algorithms import Algorithm
+from agents.axes import Algorithm
 from agents.experience import Experience, microbatches
 from agents.full_precision import FullPrecision
 from agents.losses import entropy_bonus, value_loss

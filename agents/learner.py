@@ -15,7 +15,8 @@ from gymnasium.vector import VectorEnv
 
 from agents import learner_files
 from agents.advantages import equal_returns
-from agents.algorithms import Algorithm, check_kl, make_algorithm
+from agents.algorithms import check_kl, make_algorithm
+from agents.axes import Algorithm
 from agents.checks import check_length, check_same_tokens, check_settings
 from agents.defaults import default_learning_rate
 from agents.experience import Experience, make_experience, minibatches

@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from agents.algorithms import ALGORITHMS, AXES, Algorithm, make_algorithm
+from agents.algorithms import ALGORITHMS, make_algorithm
+from agents.axes import AXES, Algorithm
 from agents.lora import is_lora
 from agents.policy import TransformerPolicy
 from agents.reference import ReferencePolicy

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from agents.algorithms import AXES, Algorithm, check_kl, make_algorithm
+from agents.algorithms import check_kl, make_algorithm
+from agents.axes import AXES, Algorithm
 from agents.env_settings import AdvancedEnvSettings, EnvSettings, check_positive, check_seed
 from textgym.errors import NotBuiltError
 from textgym.tasks import DEFAULT_TASK

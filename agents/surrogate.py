@@ -8,7 +8,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from agents import kl
-from agents.algorithms import Algorithm
+from agents.axes import Algorithm
 from agents.losses import AGGREGATIONS, OBJECTIVES, RATIOS
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.algorithms import AXES, Algorithm
+from agents.axes import AXES, Algorithm
 from agents.defaults import default_episodes, default_timesteps
 from agents.display import Display, known, samples, say
 from agents.learner import Callback, PolicyGradient, Update

@@ -14,7 +14,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from agents.algorithms import Algorithm, make_algorithm
+from agents.algorithms import make_algorithm
+from agents.axes import Algorithm
 from agents.experience import make_experience
 from agents.policy import TransformerPolicy
 from agents.reference import ReferencePolicy

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from agents.algorithms import Algorithm
+from agents.axes import Algorithm
 from agents.rollout import Rollout
 from agents.surrogate import Batch, surrogate
 from tests.agents import tiny

@@ -10,18 +10,8 @@ import pytest
 import torch
 
 from agents import losses
-from agents.algorithms import (
-    ADVANTAGES,
-    AGGREGATIONS,
-    ALGORITHMS,
-    AXES,
-    IMPORTANCE,
-    KL_FORMS,
-    OBJECTIVES,
-    SCALES,
-    Algorithm,
-    make_algorithm,
-)
+from agents.algorithms import ALGORITHMS, make_algorithm
+from agents.axes import ADVANTAGES, AGGREGATIONS, AXES, IMPORTANCE, KL_FORMS, OBJECTIVES, SCALES, Algorithm
 from agents.learner import PolicyGradient
 from agents.rollout import Rollout, collect
 from agents.surrogate import Batch, surrogate

@@ -10,7 +10,8 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from agents.algorithms import ALGORITHMS, Algorithm
+from agents.algorithms import ALGORITHMS
+from agents.axes import Algorithm
 from agents.learner import PolicyGradient, Update
 from agents.metrics import rollout_metrics
 from agents.policy import TransformerPolicy

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.algorithms import ALGORITHMS, Algorithm, make_algorithm
+from agents.algorithms import ALGORITHMS, make_algorithm
+from agents.axes import Algorithm
 from agents.experience import Experience
 from agents.learner import PolicyGradient
 from agents.policy import TransformerPolicy

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from agents.algorithms import ALGORITHMS, Algorithm, make_algorithm
+from agents.algorithms import ALGORITHMS, make_algorithm
+from agents.axes import Algorithm
 from agents.learner import PolicyGradient, Update
 from agents.metrics import rollout_metrics
 from agents.policy import TransformerPolicy

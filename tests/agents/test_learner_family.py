@@ -9,7 +9,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from agents.algorithms import ALGORITHMS, Algorithm, make_algorithm
+from agents.algorithms import ALGORITHMS, make_algorithm
+from agents.axes import Algorithm
 from agents.experience import Experience
 from agents.gradient import critic_metrics
 from agents.learner import PolicyGradient

@@ -17,7 +17,8 @@ from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.logger import configure
 from torch import Tensor, nn
 
-from agents.algorithms import Algorithm, make_algorithm
+from agents.algorithms import make_algorithm
+from agents.axes import Algorithm
 from agents.learner import PolicyGradient
 from agents.losses import value_loss
 from agents.policy import TransformerPolicy

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.algorithms import Algorithm, make_algorithm
+from agents.algorithms import make_algorithm
+from agents.axes import Algorithm
 from agents.surrogate import Batch, Surrogate, surrogate
 from tests.agents import tiny
 from tests.agents.trl_conventions import CASES, MAX_LENGTH, SINGLE, rollout_of, trl_rloo, trl_scales

@@ -12,7 +12,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from agents.algorithms import Algorithm, make_algorithm
+from agents.algorithms import make_algorithm
+from agents.axes import Algorithm
 from agents.gradient import reference_kl
 from agents.learner import PolicyGradient
 from agents.metrics import rollout_metrics

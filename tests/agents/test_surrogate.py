@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.algorithms import ALGORITHMS, KL_FORMS, Algorithm, make_algorithm
+from agents.algorithms import ALGORITHMS, make_algorithm
+from agents.axes import KL_FORMS, Algorithm
 from agents.surrogate import Batch, surrogate
 from tests.agents import hand_made
 

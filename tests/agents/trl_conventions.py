@@ -6,7 +6,8 @@ import numpy as np
 from torch import Tensor
 
 from agents.advantages import group_std
-from agents.algorithms import Algorithm, make_algorithm
+from agents.algorithms import make_algorithm
+from agents.axes import Algorithm
 from agents.losses import clipped
 from agents.rollout import Rollout
 from tests.agents import tiny

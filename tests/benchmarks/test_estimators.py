@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from agents.advantages import group_mean, spread
-from agents.algorithms import ALGORITHMS, KL_FORMS, Algorithm, make_algorithm
+from agents.algorithms import ALGORITHMS, make_algorithm
+from agents.axes import KL_FORMS, Algorithm
 from agents.exact import exact_gradient, kl_gradient, node_log_probs, score_gradient
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout
