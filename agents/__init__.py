@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agents.algorithms import ALGORITHMS, make_algorithm
     from agents.axes import Algorithm
-from agents.axes import Algorithm
     from agents.learner import PolicyGradient, Update
     from agents.policy import TransformerPolicy
     from agents.rollout import Rollout, collect

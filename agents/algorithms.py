@@ -1,8 +1,8 @@
 """The algorithms: a table from a name to a choice on each of several independent axes.
 
 A row of one's own is a choice too: `ALGORITHMS["mine"] = Algorithm("mine", advantages="group_mean", objective="clip")`,
-or `make_algorithm("grpo", aggregation="token_mean")`; on some axes a function stands for a name. What there is to choose
-is in `agents.axes`. Does not import torch: names are checked before it is loaded.
+or `make_algorithm("grpo", aggregation="token_mean")`; on some axes a function stands for a name. What there is to
+choose is in `agents.axes`. Does not import torch: names are checked before it is loaded.
 """
 
 import math
