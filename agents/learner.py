@@ -256,15 +256,20 @@ class PolicyGradient:
         """The episodes of an update: sampled again, where the algorithm says so, as long as groups teach nothing."""
         rollout = self._play()
         for _ in range(self.algorithm.sampling_rounds - 1):
-            if len(self._informative(rollout)) >= self.settings["episodes_per_update"]:
+            if len(np.unique(rollout.group[self._informative(rollout)])) == self._num_groups:
                 break
             rollout = rollout.followed_by(self._play())
         return rollout
 
+    @property
+    def _num_groups(self) -> int:
+        """Groups of episodes that are played at a time, and the most that an update learns from."""
+        return self.settings["episodes_per_update"] // self.settings["group_size"]
+
     def _play(self) -> Rollout:
         episodes, group_size = self.settings["episodes_per_update"], self.settings["group_size"]
         first_prompt = self.num_prompts  # in order, where the updates so far left off
-        self.num_prompts += episodes // group_size
+        self.num_prompts += self._num_groups
         return collect(
             self.policy,
             self.envs,
@@ -278,13 +283,14 @@ class PolicyGradient:
     def _informative(self, rollout: Rollout) -> np.ndarray:
         """The rows to learn from, int64 [n]: those that were not dropped, and under dynamic sampling teach something.
 
-        Under dynamic sampling no more than an update has, the first ones.
+        Under dynamic sampling no more groups than an update has, the first ones.
         """
         kept = np.flatnonzero(rollout.valid)
         if self.algorithm.sampling_rounds == 1:
             return kept
         unequal = kept[~equal_returns(rollout.returns[kept], rollout.group[kept])]
-        return unequal[: self.settings["episodes_per_update"]]
+        groups = np.unique(rollout.group[unequal])[: self._num_groups]
+        return unequal[np.isin(rollout.group[unequal], groups)]
 
     def _ascend(self, experience: Experience) -> dict[str, float]:
         """The steps of an update: θ ← θ + α ∇J; nothing where there is no gradient."""
