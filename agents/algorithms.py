@@ -100,7 +100,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     )
 }
 # What the advantages of a row need, and what they alone read, goes with them.
-_OF_ADVANTAGES = ("min_group_size", "min_episodes", "critic", "gamma", "gae_lambda", "value_coef")
+_OF_ADVANTAGES = (*"min_group_size min_episodes critic gamma gae_lambda value_coef batch_multiple".split(),)
 _WITHOUT = {field.name: field.default for field in fields(Algorithm) if field.name in _OF_ADVANTAGES}
 
 
@@ -130,7 +130,7 @@ def make_algorithm(algorithm: str | Algorithm, **axes: Any) -> Algorithm:
             raise TypeError(f"algorithm {algorithm.name!r}: {unknown('axis', axis, AXES)}")
     if "advantages" in axes:
         axes = _WITHOUT | axes
-    return replace(algorithm, **axes) if axes else algorithm
+    return replace(algorithm, **axes, ascends="") if axes else algorithm  # which was said of the row as it was
 
 
 def check_kl(algorithm: Algorithm, kl_coef: float, kl_target: float | None, reference: bool) -> None:

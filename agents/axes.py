@@ -151,6 +151,8 @@ class Algorithm:
     ascends: str = ""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str):
+            raise TypeError(f"the name of an algorithm is {shown(self.name)}; give a str")
         for axis, names in _NAMED.items():
             self._check_axis(axis, names)
         for count in _COUNTS:
@@ -162,10 +164,11 @@ class Algorithm:
             value = getattr(self, number)
             if value is None and number.startswith("clip"):
                 continue
-            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            is_number = isinstance(value, int | float | np.integer | np.floating) and not isinstance(value, bool)
             if not is_number or not least <= value <= most or value == math.inf:
                 allowed = f"number from {least} to {most}" if most < math.inf else f"finite number of at least {least}"
                 raise ValueError(f"{self._told(number)}; give a {allowed}")
+            object.__setattr__(self, number, float(value))
         self._check_together()
         if isinstance(self.advantages, str):
             rule = ADVANTAGES[self.advantages]
@@ -191,7 +194,7 @@ class Algorithm:
         if isinstance(self.advantages, str):
             advantages = ADVANTAGES[self.advantages].of(rollout, self)
         else:
-            advantages = self.advantages(rollout)
+            advantages = self._checked(self.advantages(rollout), rollout)
         if self.scale == "group_std":
             return advantages / group_std(rollout.returns, rollout.group, rollout.sizes)[:, None]
         return whiten(advantages, rollout.mask, rollout.sizes) if self.scale == "whiten" else advantages
@@ -203,6 +206,20 @@ class Algorithm:
         assert rollout.values is not None
         ahead = gae(rollout.rewards, rollout.values, rollout.mask, self.gamma, self.gae_lambda)
         return np.where(rollout.mask, ahead + rollout.values, 0.0)
+
+    def overlong_tokens(self, horizon: int) -> int:
+        """The tokens at the end of the horizon W that are charged, rounded down."""
+        return int(self.overlong_buffer * horizon + 1e-9)
+
+    def _checked(self, advantages: Any, rollout: Rollout) -> np.ndarray:
+        """What a function of one's own returned, if it can be an advantage for each token."""
+        shape, given = rollout.mask.shape, np.asarray(advantages)
+        if given.shape != shape or not np.issubdtype(given.dtype, np.number):
+            raise ValueError(
+                f"algorithm {self.name!r}: its advantages are {given.dtype} {given.shape}; return a number for each "
+                f"token, float64 {shape}: [B, T] as rollout.mask is"
+            )
+        return given.astype(np.float64)
 
     def _check_axis(self, axis: str, names: tuple[str, ...]) -> None:
         value = getattr(self, axis)

@@ -27,7 +27,7 @@ def check_same_tokens(own: Vocabulary | None, theirs: Vocabulary | None, name: s
         )
 
 
-def check_length(policy: TransformerPolicy, length: int) -> None:
+def check_length(policy: TransformerPolicy, length: int, name: str = "the model") -> None:
     """Refuse histories that the model does not take.
 
     Raises:
@@ -36,7 +36,7 @@ def check_length(policy: TransformerPolicy, length: int) -> None:
     # The last token of a history is only ever an action, so the model sees one token less.
     if policy.max_length is not None and length - 1 > policy.max_length:
         raise ValueError(
-            f"histories have up to {length} tokens and the model takes {policy.max_length}; lower max_new_tokens or "
+            f"histories have up to {length} tokens and {name} takes {policy.max_length}; lower max_new_tokens or "
             "max_prompt_tokens"
         )
 

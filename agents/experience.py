@@ -111,7 +111,7 @@ def _scored(policy: TransformerPolicy, row: Algorithm, part: Rollout) -> tuple[T
 def _overlong(row: Algorithm, rollout: Rollout, horizon: int) -> np.ndarray:
     """What the last step of each episode is charged for its length, float64 [B, T]."""
     charged, length = np.zeros(rollout.mask.shape), rollout.mask.sum(axis=1)
-    penalty = overlong_penalty(length, horizon, int(row.overlong_buffer * horizon))
+    penalty = overlong_penalty(length, horizon, row.overlong_tokens(horizon))
     charged[np.arange(len(length)), length - 1] = penalty
     return charged
 

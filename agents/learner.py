@@ -119,6 +119,8 @@ class PolicyGradient:
         check_length(policy, self.envs.unwrapped.problem.max_length)  # type: ignore[attr-defined]
         policy.vocabulary = vocabulary  # saved beside the weights, with the stop tokens that are trained with
         self.reference = ReferencePolicy(policy, reference) if kl_coef else None
+        if self.reference is not None:
+            self.reference.check_length(self.envs.unwrapped.problem.max_length)  # type: ignore[attr-defined]
         self.kl_coef = self.settings["kl_coef"] if kl_coef else None
         if self.algorithm.critic:
             policy.add_value_head()

@@ -15,12 +15,19 @@ from torch import Tensor
 from agents.algorithms import ALGORITHMS, make_algorithm
 from agents.axes import AXES, Algorithm
 from agents.lora import is_lora
+from agents.models import read_json
 from agents.policy import TransformerPolicy
 from agents.reference import ReferencePolicy
+from textgym.errors import unknown
 from textgym.escape import shown
 
 _SETTINGS_FILE = "learner.json"
 _STATE_FILE = "learner.safetensors"
+_DTYPES = ("float64", "float32", "bfloat16", "float16")
+_KEYS = frozenset(
+    "algorithm axes functions dtype gradient_checkpointing lora trained settings num_timesteps num_updates num_prompts "
+    "kl_coef reference_dtype prompt_generator minibatch_generator".split()
+)
 _LORA_FOLDER = "lora"  # base and adapters, which the merged weights of policy/ cannot be taken apart into
 
 
@@ -31,7 +38,8 @@ def save(learner: Any, folder: Path) -> None:
     shutil.rmtree(folder / _LORA_FOLDER, ignore_errors=True)  # of a learner that was saved there before
     if is_lora(policy.model):
         policy.save_pretrained(folder / _LORA_FOLDER, merge_adapters=False)
-    ReferencePolicy.remove(folder)
+    if _saved_before(folder).get("reference_dtype"):
+        ReferencePolicy.remove(folder)
     if learner.reference is not None:
         learner.reference.save(folder)
     tensors = {"action_generator": learner.action_generator.get_state()}
@@ -51,9 +59,7 @@ def load(
     device: str | torch.device,
 ) -> Any:
     """Read a learner; see `PolicyGradient.load`."""
-    if not (folder / _SETTINGS_FILE).is_file():
-        raise FileNotFoundError(f"learner {str(folder)!r}: there is no file {str(folder / _SETTINGS_FILE)!r}")
-    content = json.loads((folder / _SETTINGS_FILE).read_text(encoding="utf-8"))
+    content = _read_content(folder)
     policy = _load_policy(folder, content, device)
     envs = envs(policy) if callable(envs) else envs
     settings = content["settings"]
@@ -77,6 +83,26 @@ def load(
         state["state"].setdefault(int(index), {})[moment] = value
     learner.optimizer.load_state_dict(state)
     return learner
+
+
+def _saved_before(folder: Path) -> dict[str, Any]:
+    """What an earlier `save` to the folder wrote of itself; nothing where there was none."""
+    try:
+        return read_json(folder / _SETTINGS_FILE)
+    except ValueError:
+        return {}
+
+
+def _read_content(folder: Path) -> dict[str, Any]:
+    file = folder / _SETTINGS_FILE
+    if not file.is_file():
+        raise FileNotFoundError(f"learner {str(folder)!r}: there is no file {str(file)!r}")
+    content = read_json(file)
+    missing = sorted(_KEYS - content.keys())
+    if missing or content["dtype"] not in _DTYPES or not isinstance(content["settings"], dict):
+        what = f"lacks {', '.join(missing)}" if missing else "holds no settings or number format of a learner"
+        raise ValueError(f"learner {str(file)!r} {what}; give a folder that PolicyGradient.save of this version wrote")
+    return content
 
 
 def _content(learner: Any) -> dict[str, Any]:
@@ -111,11 +137,14 @@ def _changed(row: Algorithm) -> dict[str, Any]:
 
 
 def _row(content: dict[str, Any]) -> Algorithm:
-    if content["functions"]:
+    name, functions = content["algorithm"], content["functions"]
+    if functions:
         raise ValueError(
-            f"the saved algorithm {shown(content['algorithm'])} has a function of one's own for "
-            f"{', '.join(content['functions'])}, which no file holds; give the row again: load(..., algorithm=...)"
+            f"the saved algorithm {shown(name)} has a function of one's own for {shown(functions)}, which no file "
+            "holds; give the row again: load(..., algorithm=...)"
         )
+    if name not in ALGORITHMS:
+        raise ValueError(f"{unknown('algorithm', name, ALGORITHMS)} Give a row of one's own: load(..., algorithm=...)")
     return make_algorithm(content["algorithm"], **content["axes"])
 
 

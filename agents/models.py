@@ -59,6 +59,9 @@ def load_model(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     missing = sorted(info["missing_keys"])
     if missing:
         raise ValueError(f"{name} lacks the weights {', '.join(missing[:5])} ({len(missing)} in all); save it again")
+    # In a file tensors lie where they fall; products of weights that are not aligned end in other digits.
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
     if hasattr(model.config, "rescale_every"):
         model.config.rescale_every = 0  # RWKV would divide its weights in place, and be saved divided
     return model

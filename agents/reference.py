@@ -11,13 +11,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.checks import check_same_tokens
+from agents.checks import check_length, check_same_tokens
 from agents.lora import is_lora
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout
 from textgym.escape import shown, type_name
 
-_FOLDER = "reference"
+_FOLDER = "learner-reference"  # a name that nobody else gives
 
 
 class ReferencePolicy:
@@ -40,17 +40,25 @@ class ReferencePolicy:
         """Log π_ref(a_t | s_t), [B, T], without gradient; 0 where not mask. Over all tokens: masks bind the policy."""
         if self._frozen is None:
             return self._policy.reference_log_probs(rollout)
+        self._frozen.temperature = self._policy.temperature
         return self._frozen.unrestricted_log_probs(rollout)
+
+    def check_length(self, length: int) -> None:
+        """Refuse histories that it does not take; see `agents.checks.check_length`."""
+        if self._frozen is not None:
+            check_length(self._frozen, length, "the reference")
 
     @property
     def dtype(self) -> torch.dtype | None:
         """Of its own weights; None where it has none, since it is the policy without its adapters."""
         return None if self._frozen is None else self._frozen.model.dtype
 
-    def save(self, folder: Path) -> None:
-        """Write it beside a learner, unless it is in the policy already."""
-        if self._frozen is not None:
-            self._frozen.save_pretrained(folder / _FOLDER, merge_adapters=False)  # a sum would have other last digits
+    def save(self, folder: Path) -> Path | None:
+        """Write it beside a learner and say where; None where it is in the policy already."""
+        if self._frozen is None:
+            return None
+        self._frozen.save_pretrained(folder / _FOLDER, merge_adapters=False)  # a sum would have other last digits
+        return folder / _FOLDER
 
     @staticmethod
     def load(folder: Path, dtype: torch.dtype, device: str | torch.device) -> TransformerPolicy:
@@ -79,6 +87,4 @@ def _frozen(policy: TransformerPolicy, source: Any) -> TransformerPolicy:
     if source.size != policy.size:
         raise ValueError(f"the reference has {source.size} tokens and the policy {policy.size}; give one with the same")
     check_same_tokens(source.vocabulary, policy.vocabulary, "the reference", "the policy")
-    frozen = copy.deepcopy(source).requires_grad_(False)  # what its owner does to his own later changes nothing here
-    frozen.temperature = policy.temperature
-    return frozen
+    return copy.deepcopy(source).requires_grad_(False)  # what its owner does to his own later changes nothing here

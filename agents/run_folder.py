@@ -23,7 +23,7 @@ from agents.rollout import Rollout, spaced_rows
 
 _MARK = "textgym"  # the key of config.json that makes a folder a run; its value is the version
 _FILES = ("config.json", "env.txt", "metrics.jsonl", "timings.jsonl", "trajectories.jsonl")
-_FOLDERS = ("tensorboard", "policy")
+_FOLDERS = ("tensorboard", "policy", "learner-reference")
 _PACKAGES = (
     "textgym",
     "gymnasium",

@@ -187,13 +187,19 @@ class TrainSettings(EnvSettings):
         """All settings that a run is made with, as JSON holds them."""
         return {name: value for name, value in super().as_json().items() if name not in ("resume", "overwrite")}
 
-    def next_command(self, policy: Path, stopped: bool = False) -> str:
-        """The command that evaluates a saved policy where it was trained, or trains on, where it was stopped."""
+    def next_command(self, policy: Path, stopped: bool = False, **reached: Any) -> str:
+        """The command that evaluates a saved policy where it was trained, or trains on, where it was stopped.
+
+        Args:
+            policy: where it was saved.
+            stopped: whether to train on.
+            reached: settings that have other values by now.
+        """
         words = ["textgym", "train" if stopped else "evaluate", "--model", str(policy)]
         shared = (type(self), type(self.advanced)) if stopped else (EnvSettings, AdvancedEnvSettings)
         for part, settings in zip((self, self.advanced), shared, strict=True):
             for setting in fields(settings):
-                value = getattr(part, setting.name)
+                value = reached.get(setting.name, getattr(part, setting.name))
                 if setting.name not in _NOT_CARRIED_ON and value != setting.default:
                     words += _words(f"--{setting.name.replace('_', '-')}", value)
         if self.task is None and self.prompts is None:
@@ -216,6 +222,11 @@ class TrainSettings(EnvSettings):
         algorithm = self.row()
         check_kl(algorithm, advanced.kl_coef, advanced.kl_target, advanced.reference is not None)
         episodes = advanced.episodes_per_update or self.group_size
+        if advanced.episodes_per_update is not None and advanced.episodes_per_update < algorithm.min_episodes:
+            raise ValueError(
+                f"--episodes-per-update {advanced.episodes_per_update}; {algorithm.name} compares at least "
+                f"{algorithm.min_episodes} episodes"
+            )
         if episodes % self.group_size or self.group_size < algorithm.min_group_size:
             raise ValueError(
                 f"--group-size {self.group_size} with {episodes} episodes per update: the group size must divide the "

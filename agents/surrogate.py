@@ -48,6 +48,11 @@ def surrogate(row: Algorithm, log_probs: Tensor, batch: Batch, kl_coef: float = 
     per_token = -objective(log_probs, ratio, batch.advantages, low, high)
     if kl_coef and row.kl not in ("none", "k1_reward"):
         per_token = per_token + kl_coef * _kl_term(row.kl, log_probs, batch, old)
+    if per_token.shape != batch.mask.shape:
+        raise ValueError(
+            f"algorithm {row.name!r}: its objective is of shape {tuple(per_token.shape)}; return a number for each "
+            f"token, {tuple(batch.mask.shape)}"
+        )
     aggregate = AGGREGATIONS[row.aggregation] if isinstance(row.aggregation, str) else row.aggregation
     loss = aggregate(per_token, batch.mask, batch.num_episodes, batch.num_tokens)
     reached, advantages = ratio.detach(), batch.advantages

@@ -205,11 +205,20 @@ def _print_last_line(
     settings: TrainSettings, learner: PolicyGradient, policy: Path, seconds: float, stop: StopSignal
 ) -> None:
     result = _result_on_fresh_episodes(settings, learner) if learner.num_updates and not stop.number else ""
-    where, next_command = escape(str(policy.parent)), escape(settings.next_command(policy, stopped=bool(stop.number)))
+    reached = _held_to(settings, learner, policy.parent) if stop.number else {}
+    next_command = escape(settings.next_command(policy, stopped=bool(stop.number), **reached))
     say(
         f"{'stopped' if stop.number else 'done'}: {result}{learner.num_timesteps:,} tokens in {learner.num_updates} "
-        f"updates and {seconds:.0f} s; files in {where}; next: {next_command}"
+        f"updates and {seconds:.0f} s; files in {escape(str(policy.parent))}; next: {next_command}"
     )
+
+
+def _held_to(settings: TrainSettings, learner: PolicyGradient, folder: Path) -> dict[str, Any]:
+    """What a training that goes on must be told of the KL: by itself it would be held to the policy as it is now."""
+    if learner.reference is None:
+        return {}
+    reference = settings.advanced.reference or settings.model or learner.reference.save(folder)
+    return {"reference": reference, "kl_coef": learner.kl_coef}
 
 
 def _result_on_fresh_episodes(settings: TrainSettings, learner: PolicyGradient) -> str:

@@ -28,7 +28,8 @@ class ValueHead(nn.Module):
         width = model.get_output_embeddings().weight.shape[1]
         # Values are sums of rewards: half precision would round them more than they differ.
         dtype = torch.promote_types(model.dtype, torch.float32)
-        self.linear = nn.Linear(width, 1, device=model.device, dtype=dtype)
+        # Without a draw from torch's global generator.
+        self.linear = nn.utils.skip_init(nn.Linear, width, 1, device=model.device, dtype=dtype)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 

@@ -36,8 +36,8 @@ class SchemesOptions:
 class EstimatorsOptions:
     """Measure bias and variance of every algorithm's gradient, and of every form of the KL term, without sampling.
 
-    On a task that is small enough to enumerate all numbers are exact. It takes half a minute; the tables go to standard
-    output, the files to results/estimators under the current folder; nothing is overwritten.
+    On a task that is small enough to enumerate all numbers are exact. It takes a quarter of a minute; the tables go to
+    standard output, the files to results/estimators under the current folder; nothing is overwritten.
     """
 
     group_size: int = 4

@@ -61,3 +61,10 @@ def test_without_flags_the_environment_is_as_it_is_without_keywords():
         assert getattr(own, name) == getattr(plain, name)
     assert own.stop.strings == plain.stop.strings == ()
     assert own.task is plain.task
+
+
+def test_a_training_that_goes_on_is_held_to_the_same_reference():
+    settings = TrainSettings(advanced=AdvancedSettings(kl_coef=0.1, kl_target=0.2))
+    assert settings.next_command(Path("run/policy"), True, kl_coef=0.125, reference=Path("run/reference")) == (
+        "textgym train --model run/policy --kl-coef 0.125 --kl-target 0.2 --reference run/reference --task sort"
+    )

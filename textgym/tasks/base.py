@@ -5,10 +5,13 @@ Checks what can be told without an episode; prompts, rewards and constraints are
 
 import math
 import numbers
+import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+
+import numpy as np
 
 from textgym.automata import Automaton
 from textgym.constraints import Constraint
@@ -212,7 +215,13 @@ def check_description(description: Any, where: str) -> None:
 
 def is_integer(value: Any) -> bool:
     """Whether a value counts as an integer: Python's or numpy's, no truth value."""
-    return not isinstance(value, bool) and hasattr(value, "__index__") and not getattr(value, "shape", ())
+    if isinstance(value, bool | np.bool_) or np.ndim(value) > 0:
+        return False
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
 
 
 def _ascending(levels: Any, where: str) -> tuple[int, ...]:
