@@ -7,7 +7,7 @@ of `agents.algorithms`.
 
 import numpy as np
 
-# Sums of rewards that are equal on paper differ by less than this, relative to their size, and no reward means more.
+# Sums that are equal on paper differ by less than this, relative to the size of what was summed; no reward means more.
 _SAME = 1e-12
 
 
@@ -77,7 +77,7 @@ def gae(
     return advantages
 
 
-def leave_one_out(returns: np.ndarray, group: np.ndarray) -> np.ndarray:
+def leave_one_out(returns: np.ndarray, group: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
     """R_i minus the mean of the other members' returns (RLOO, Kool et al. 2019).
 
     The baseline of an episode does not depend on it, so that the gradient stays unbiased. An episode without others,
@@ -86,6 +86,7 @@ def leave_one_out(returns: np.ndarray, group: np.ndarray) -> np.ndarray:
     Args:
         returns: [B] R(τ).
         group: int [B], the group of each episode; any order.
+        sizes: [B] Σ_t |r_t|, what each return was summed up from, which says what a rounding error is; |R| by default.
 
     Returns:
         [B] advantages; exactly 0 in a group of equal returns, or of one.
@@ -93,16 +94,17 @@ def leave_one_out(returns: np.ndarray, group: np.ndarray) -> np.ndarray:
     >>> leave_one_out(np.array([1.0, 0.0, 0.5]), np.array([0, 0, 0]))
     array([ 0.75, -0.75,  0.  ])
     """
-    gap, member, size = _gaps(returns, group)
+    gap, member, size = _gaps(returns, group, sizes)
     return (size[member] * gap - np.bincount(member, gap)[member]) / np.maximum(size[member] - 1, 1)
 
 
-def group_mean(returns: np.ndarray, group: np.ndarray) -> np.ndarray:
+def group_mean(returns: np.ndarray, group: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
     """R_i minus the mean return of its whole group, itself included, which scales the gradient by (G-1)/G.
 
     Args:
         returns: [B] R(τ).
         group: int [B], the group of each episode; any order.
+        sizes: [B] Σ_t |r_t|, what each return was summed up from, which says what a rounding error is; |R| by default.
 
     Returns:
         [B] advantages; exactly 0 in a group of equal returns, or of one.
@@ -110,16 +112,17 @@ def group_mean(returns: np.ndarray, group: np.ndarray) -> np.ndarray:
     >>> group_mean(np.array([1.0, 0.0, 0.5]), np.array([0, 0, 0]))
     array([ 0.5, -0.5,  0. ])
     """
-    gap, member, size = _gaps(returns, group)
+    gap, member, size = _gaps(returns, group, sizes)
     return gap - (np.bincount(member, gap) / size)[member]
 
 
-def group_std(returns: np.ndarray, group: np.ndarray) -> np.ndarray:
+def group_std(returns: np.ndarray, group: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
     """The standard deviation of each episode's group, with Bessel's correction: over G - 1.
 
     Args:
         returns: [B] R(τ).
         group: int [B], the group of each episode; any order.
+        sizes: [B] Σ_t |r_t|, what each return was summed up from, which says what a rounding error is; |R| by default.
 
     Returns:
         [B]; 1 in a group of equal returns, or of one, whose advantages are 0 and stay so when divided by it.
@@ -127,29 +130,30 @@ def group_std(returns: np.ndarray, group: np.ndarray) -> np.ndarray:
     >>> group_std(np.array([1.0, 0.0, 7.0, 7.0]), np.array([0, 0, 1, 1])).round(4)
     array([0.7071, 0.7071, 1.    , 1.    ])
     """
-    _, member, size = _gaps(returns, group)
-    squares = np.bincount(member, group_mean(returns, group) ** 2)
+    _, member, size = _gaps(returns, group, sizes)
+    squares = np.bincount(member, group_mean(returns, group, sizes) ** 2)
     deviation = np.sqrt(squares / np.maximum(size - 1, 1))
     return np.where(deviation > 0, deviation, 1.0)[member]
 
 
-def equal_returns(returns: np.ndarray, group: np.ndarray) -> np.ndarray:
+def equal_returns(returns: np.ndarray, group: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
     """Where an episode's group has one return alone, bool [B]: nothing can be learned from comparing its members.
 
     Args:
         returns: [B] R(τ).
         group: int [B], the group of each episode; any order.
+        sizes: [B] Σ_t |r_t|, what each return was summed up from, which says what a rounding error is; |R| by default.
 
     >>> equal_returns(np.array([1.0, 0.0, 7.0, 7.0]), np.array([0, 0, 1, 1]))
     array([False, False,  True,  True])
     """
-    gap, member, size = _gaps(returns, group)
+    gap, member, size = _gaps(returns, group, sizes)
     largest = np.zeros(len(size))
     np.maximum.at(largest, member, gap)
     return (largest == 0)[member]
 
 
-def whiten(advantages: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def whiten(advantages: np.ndarray, mask: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
     """Advantages of the batch's tokens with mean 0 and standard deviation 1 (REINFORCE++, 2501.03262; PPO).
 
     The mean and the deviation hold the sample itself: the gradient is scaled, and no longer unbiased.
@@ -157,6 +161,7 @@ def whiten(advantages: np.ndarray, mask: np.ndarray) -> np.ndarray:
     Args:
         advantages: [B, T].
         mask: bool [B, T], True where the policy chose the token.
+        sizes: [B] Σ_t |r_t| of what an episode's advantages were made from; see `group_mean`.
 
     Returns:
         [B, T], 0 where not mask; 0 everywhere where all are equal.
@@ -167,8 +172,9 @@ def whiten(advantages: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """
     assert advantages.shape == mask.shape
     one_group = np.zeros(int(mask.sum()), dtype=np.int64)
-    whitened = np.zeros(mask.shape)
-    whitened[mask] = group_mean(advantages[mask], one_group) / group_std(advantages[mask], one_group)
+    whitened, each = np.zeros(mask.shape), advantages[mask]
+    size = np.abs(each) if sizes is None else np.broadcast_to(sizes[:, None], mask.shape)[mask]
+    whitened[mask] = group_mean(each, one_group, size) / group_std(each, one_group, size)
     return whitened
 
 
@@ -199,7 +205,9 @@ def spread(advantages: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return np.where(mask, advantages[:, None], 0.0)
 
 
-def _gaps(returns: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _gaps(
+    returns: np.ndarray, group: np.ndarray, sizes: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Each return above the least of its group, [B], the number of its group, int [B], and the groups' sizes.
 
     A common shift changes no advantage, and makes equal returns exact zeros.
@@ -209,6 +217,8 @@ def _gaps(returns: np.ndarray, group: np.ndarray) -> tuple[np.ndarray, np.ndarra
     least, largest = np.full(len(groups), np.inf), np.full(len(groups), -np.inf)
     np.minimum.at(least, member, returns)
     np.maximum.at(largest, member, returns)
-    same = largest - least <= _SAME * np.maximum(np.abs(largest), np.abs(least))
+    size = np.zeros(len(groups))
+    np.maximum.at(size, member, np.abs(returns) if sizes is None else sizes)
+    same = largest - least <= _SAME * size
     gap = np.where(same[member], 0.0, returns - least[member])
     return gap, member, np.bincount(member, minlength=len(groups))

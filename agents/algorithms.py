@@ -6,7 +6,7 @@ choose is in `agents.axes`. Does not import torch: names are checked before it i
 """
 
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from agents.axes import AXES, KL_FORMS, Algorithm
@@ -99,8 +99,9 @@ ALGORITHMS: dict[str, Algorithm] = {
         ),
     )
 }
-# What the advantages of a row need comes with them, and goes with them.
-_WITHOUT_NEEDS = {"min_group_size": 1, "min_episodes": 1, "critic": False}
+# What the advantages of a row need, and what they alone read, goes with them.
+_OF_ADVANTAGES = ("min_group_size", "min_episodes", "critic", "gamma", "gae_lambda", "value_coef")
+_WITHOUT = {field.name: field.default for field in fields(Algorithm) if field.name in _OF_ADVANTAGES}
 
 
 def make_algorithm(algorithm: str | Algorithm, **axes: Any) -> Algorithm:
@@ -128,7 +129,7 @@ def make_algorithm(algorithm: str | Algorithm, **axes: Any) -> Algorithm:
         if axis not in AXES:
             raise TypeError(f"algorithm {algorithm.name!r}: {unknown('axis', axis, AXES)}")
     if "advantages" in axes:
-        axes = _WITHOUT_NEEDS | axes
+        axes = _WITHOUT | axes
     return replace(algorithm, **axes) if axes else algorithm
 
 

@@ -46,15 +46,15 @@ def _to_go(rollout: Rollout, row: "Algorithm") -> np.ndarray:
 
 def _batch_leave_one_out(rollout: Rollout, row: "Algorithm") -> np.ndarray:
     # The whole batch is one group: the mean of the *other* episodes is a baseline that keeps the gradient unbiased.
-    return spread(leave_one_out(rollout.returns, np.zeros_like(rollout.group)), rollout.mask)
+    return spread(leave_one_out(rollout.returns, np.zeros_like(rollout.group), rollout.sizes), rollout.mask)
 
 
 def _leave_one_out(rollout: Rollout, row: "Algorithm") -> np.ndarray:
-    return spread(leave_one_out(rollout.returns, rollout.group), rollout.mask)
+    return spread(leave_one_out(rollout.returns, rollout.group, rollout.sizes), rollout.mask)
 
 
 def _group_mean(rollout: Rollout, row: "Algorithm") -> np.ndarray:
-    return spread(group_mean(rollout.returns, rollout.group), rollout.mask)
+    return spread(group_mean(rollout.returns, rollout.group, rollout.sizes), rollout.mask)
 
 
 def _gae(rollout: Rollout, row: "Algorithm") -> np.ndarray:
@@ -172,6 +172,7 @@ class Algorithm:
             object.__setattr__(self, "min_group_size", max(self.min_group_size, rule.min_group_size))
             object.__setattr__(self, "min_episodes", max(self.min_episodes, self.min_group_size, rule.min_episodes))
             object.__setattr__(self, "critic", self.critic or rule.critic)
+        self._check_read()
 
     @property
     def clip_range(self) -> tuple[float | None, float | None]:
@@ -192,8 +193,8 @@ class Algorithm:
         else:
             advantages = self.advantages(rollout)
         if self.scale == "group_std":
-            return advantages / group_std(rollout.returns, rollout.group)[:, None]
-        return whiten(advantages, rollout.mask) if self.scale == "whiten" else advantages
+            return advantages / group_std(rollout.returns, rollout.group, rollout.sizes)[:, None]
+        return whiten(advantages, rollout.mask, rollout.sizes) if self.scale == "whiten" else advantages
 
     def targets_of(self, rollout: Rollout) -> np.ndarray | None:
         """What the critic should have said of each state, the λ-return, float64 [B, T]; None without a critic."""
@@ -212,6 +213,18 @@ class Algorithm:
             raise TypeError(f"{self._told(axis)}; give one of {', '.join(names)}{also}")
         if value not in names:
             raise ValueError(f"algorithm {self.name!r}: {unknown(axis, value, names)}")
+
+    def _check_read(self) -> None:
+        """Refuse a discount, λ or weight of a critic that is set and nothing would read."""
+        discounts = self.critic or self.advantages == "to_go" or callable(self.advantages)
+        readers = {
+            "gamma": (1.0, discounts, "'to_go' or 'gae'"),
+            "gae_lambda": (1.0, self.critic, "'gae'"),
+            "value_coef": (0.5, self.critic, "'gae'"),
+        }
+        for name, (default, is_read, needed) in readers.items():
+            if getattr(self, name) != default and not is_read:
+                raise ValueError(f"{self._told(name)}, which nothing reads; give advantages={needed} too")
 
     def _check_together(self) -> None:
         if self.objective == "policy_gradient":

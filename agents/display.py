@@ -9,6 +9,7 @@ import time
 from collections import deque
 from typing import IO
 
+import numpy as np
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
@@ -91,7 +92,8 @@ class Display:
             table.add_row("true score", f"{metrics['true_score']:.3f}")
         table.add_row("entropy", f"{metrics['entropy']:.3f} nats per token")
         table.add_row("gradient norm", f"{metrics['grad_norm']:.3f}")
-        table.add_row("groups without signal", no_signal(update) or f"{metrics['frac_reward_zero_std']:.0%}")
+        if no_signal(update) or _has_groups(update):
+            table.add_row("groups without signal", no_signal(update) or f"{metrics['frac_reward_zero_std']:.0%}")
         table.add_row("completion length", f"{metrics['completions/mean_length']:.1f} tokens")
         table.add_row("ended by the horizon", f"{metrics['completions/clipped_ratio']:.0%}")
         if metrics["episodes/dropped"]:
@@ -158,6 +160,11 @@ def samples(rollout: Rollout, count: int = 2) -> list[str]:
         prompt, completion = (_cut(escape(text)) for text in rollout.texts(row))
         lines.append(f"  {prompt} → {completion}  {_verdict(rollout, row)}")
     return lines
+
+
+def _has_groups(update: Update) -> bool:
+    """Whether there are episodes to compare."""
+    return len(np.unique(update.rollout.group)) < len(update.rollout.group)
 
 
 def _verdict(rollout: Rollout, row: int) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from agents.checks import check_same_tokens
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout
 from agents.tree_rollouts import longest_contexts
@@ -199,6 +200,7 @@ def _check_tokens(policy: TransformerPolicy, tree: Tree) -> None:
             f"the policy has {policy.size} tokens and the tree {tree.size}; make the policy for the environment that "
             "was enumerated, or enumerate the one that the policy was made for"
         )
+    check_same_tokens(policy.vocabulary, tree.problem.vocabulary, "the policy", "the tree")
 
 
 def _check_shape(name: str, array: np.ndarray, tree: Tree) -> None:

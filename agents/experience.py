@@ -22,7 +22,7 @@ class Experience(NamedTuple):
 
     rollout: Rollout
     advantages: np.ndarray  # float64 [B, T], 0 where not mask
-    old_log_probs: np.ndarray | None = None  # [B, T] of the policy that sampled; None where it is stepped on once
+    old_log_probs: np.ndarray | None = None  # [B, T] of the policy that sampled; None: what the first step finds
     ref_log_probs: np.ndarray | None = None  # [B, T] of the reference; None without one
     targets: np.ndarray | None = None  # [B, T] of the critic; None without one
 
@@ -70,8 +70,10 @@ def make_experience(
 ) -> Experience:
     """Advantages, and all else that stays constant in an update.
 
-    The old log-probabilities are computed anew where there are several steps, rather than taken from the rollout: those
-    came from the cache, whose last digits are others, and a narrow clip would see them.
+    The policy's log-probabilities are computed anew where they are compared with other passes, after a step or of the
+    reference, rather than taken from the rollout: those came from the cache, whose last digits are others. A narrow
+    clip would see them, and at π = π_ref a KL that is 0 would be noise, which a division by its deviation makes a
+    signal.
 
     Args:
         policy: π_θ as it sampled.
@@ -85,16 +87,15 @@ def make_experience(
     if not len(rollout.mask):
         return Experience(rollout, np.zeros(rollout.mask.shape))
     old = ref_log_probs = None
-    if row.num_steps > 1 or row.critic:
+    if row.num_steps > 1 or row.critic or reference is not None:
         old, *values = _by_parts(rollout, tokens_per_microbatch, lambda part: _scored(policy, row, part))
         rollout = rollout._replace(values=values[0] if values else None)
     if reference is not None:
         [ref_log_probs] = _by_parts(rollout, tokens_per_microbatch, lambda part: (reference.log_probs(part),))
     rewards = rollout.rewards + _overlong(row, rollout, horizon)
-    if ref_log_probs is not None and row.kl == "k1_reward":
-        rewards = rewards - kl_coef * np.where(rollout.mask, rollout.log_probs - ref_log_probs, 0.0)
+    if old is not None and ref_log_probs is not None and row.kl == "k1_reward":
+        rewards = rewards - kl_coef * np.where(rollout.mask, old - ref_log_probs, 0.0)
     paid = rollout._replace(rewards=rewards)
-    old = old if row.num_steps > 1 else None
     return Experience(rollout, row.advantages_of(paid), old, ref_log_probs, row.targets_of(paid))
 
 

@@ -131,14 +131,19 @@ def update_metrics(tally: Tally) -> dict[str, float]:
 
 
 def reference_kl(experience: Experience) -> dict[str, float]:
-    """KL(π‖π_ref) of the sampled tokens, in nats per token: `kl/k1`, and `kl` and `kl/k3`, which is TRL's."""
-    mask = experience.rollout.mask
-    if not mask.any():
+    """KL(π‖π_ref) of the sampled tokens, in nats per token, before the update: `kl/k1`, `kl/k3`, and `kl`.
+
+    `kl` is k3, as TRL has it, but where masks or truncation restrict the policy: k3 takes π_ref/π to have the mean 1,
+    which it has not where π_ref has tokens that π is kept from. There it is k1.
+    """
+    rollout = experience.rollout
+    if not rollout.mask.any():
         return {"kl": 0.0, "kl/k1": 0.0, "kl/k3": 0.0}
-    assert experience.ref_log_probs is not None
-    gap = (experience.ref_log_probs - experience.rollout.log_probs)[mask]
-    k3 = float(np.mean(np.expm1(gap) - gap))
-    return {"kl": k3, "kl/k1": float(np.mean(-gap)), "kl/k3": k3}
+    assert experience.ref_log_probs is not None and experience.old_log_probs is not None
+    gap = (experience.ref_log_probs - experience.old_log_probs)[rollout.mask]
+    k1, k3 = float(np.mean(-gap)), float(np.mean(np.expm1(gap) - gap))
+    restricted = rollout.action_mask is not None or rollout.cut_off is not None
+    return {"kl": k1 if restricted else k3, "kl/k1": k1, "kl/k3": k3}
 
 
 def critic_metrics(tally: Tally, experience: Experience) -> dict[str, float]:

@@ -4,6 +4,8 @@ What a term is worth and where its gradient leads are two things (2506.09477, 25
 gradients hold for tokens sampled from π, with terms summed over tokens and averaged over episodes.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -47,6 +49,8 @@ def k2_sequence(log_probs: Tensor, ref_log_probs: Tensor, mask: Tensor) -> Tenso
 def k3(log_probs: Tensor, ref_log_probs: Tensor) -> Tensor:
     """π_ref/π - 1 - log π_ref/π: its mean is the KL, and it is never negative (Schulman 2020).
 
+    Its mean is less where masks or truncation keep π from tokens of π_ref: by the probability that π_ref gives them.
+
     As a loss, GRPO's of 2402.03300, its gradient is that of the other direction, KL(π_ref‖π), at the visited states.
     Its variance is small only where π is close to π_ref.
 
@@ -70,6 +74,17 @@ def frozen(log_probs: Tensor, ref_log_probs: Tensor, ratio: Tensor) -> Tensor:
         [B, T], in nats.
     """
     return ratio * k3(log_probs, ref_log_probs)
+
+
+Form = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+# The forms of the loss: of log_probs, ref_log_probs, mask and ratio, [B, T] each.
+FORMS: dict[str, Form] = {
+    "k1": lambda log_probs, ref_log_probs, mask, ratio: k1(log_probs, ref_log_probs),
+    "k2": lambda log_probs, ref_log_probs, mask, ratio: k2(log_probs, ref_log_probs),
+    "k2_sequence": lambda log_probs, ref_log_probs, mask, ratio: k2_sequence(log_probs, ref_log_probs, mask),
+    "k3": lambda log_probs, ref_log_probs, mask, ratio: k3(log_probs, ref_log_probs),
+    "frozen": lambda log_probs, ref_log_probs, mask, ratio: frozen(log_probs, ref_log_probs, ratio),
+}
 
 
 def adapted(kl_coef: float, kl: float, kl_target: float) -> float:

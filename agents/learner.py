@@ -283,12 +283,13 @@ class PolicyGradient:
     def _informative(self, rollout: Rollout) -> np.ndarray:
         """The rows to learn from, int64 [n]: those that were not dropped, and under dynamic sampling teach something.
 
-        Under dynamic sampling no more groups than an update has, the first ones.
+        Under dynamic sampling no more groups than an update has, the first ones. The returns are those that the
+        environment paid, without the charges that the algorithm adds.
         """
         kept = np.flatnonzero(rollout.valid)
         if self.algorithm.sampling_rounds == 1:
             return kept
-        unequal = kept[~equal_returns(rollout.returns[kept], rollout.group[kept])]
+        unequal = kept[~equal_returns(rollout.returns[kept], rollout.group[kept], rollout.sizes[kept])]
         groups = np.unique(rollout.group[unequal])[: self._num_groups]
         return unequal[np.isin(rollout.group[unequal], groups)]
 

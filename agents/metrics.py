@@ -32,7 +32,7 @@ def rollout_metrics(rollout: Rollout, reward_names: Sequence[str]) -> dict[str, 
 def _measure(rollout: Rollout, reward_names: Sequence[str]) -> dict[str, Any]:
     returns, lengths = rollout.returns, (rollout.length - rollout.prompt_length).astype(np.float64)
     one_of_each = np.unique(rollout.group, return_index=True)[1]
-    equal = equal_returns(returns, rollout.group)[one_of_each]
+    equal = equal_returns(returns, rollout.group, rollout.sizes)[one_of_each]
     metrics: dict[str, Any] = {"reward": _or_0(np.mean, returns), "reward_std": _or_0(np.std, returns)}
     if rollout.true_score is not None:
         metrics["true_score"] = _or_0(np.mean, rollout.true_score)

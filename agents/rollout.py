@@ -61,6 +61,11 @@ class Rollout(NamedTuple):
         return self.rewards.sum(axis=1)
 
     @property
+    def sizes(self) -> np.ndarray:
+        """Σ_t |r_t| of each episode, float64 [B]: what a return is summed up from, and so how well it is known."""
+        return np.abs(self.rewards).sum(axis=1)
+
+    @property
     def num_tokens(self) -> int:
         """Tokens that the policy generated."""
         return int(self.mask.sum())

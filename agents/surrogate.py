@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from agents import kl
 from agents.axes import Algorithm
-from agents.losses import AGGREGATIONS, OBJECTIVES, RATIOS
+from agents.kl import FORMS
+from agents.losses import AGGREGATIONS, OBJECTIVES, RATIOS, token_ratio
 
 
 class Batch(NamedTuple):
@@ -28,8 +28,8 @@ class Surrogate(NamedTuple):
 
     loss: Tensor  # [], to be minimised
     ratio: Tensor  # [B, T] π_θ/π_old, of tokens or of episodes
-    clipped_low: Tensor  # bool [B, T], where the lower bound took the gradient away, or lowered the weight
-    clipped_high: Tensor  # bool [B, T], where the upper bound did
+    clipped_low: Tensor  # bool [B, T], ratios below the lower bound where A < 0, as TRL counts them
+    clipped_high: Tensor  # bool [B, T], ratios above the upper bound where A > 0
 
 
 def surrogate(row: Algorithm, log_probs: Tensor, batch: Batch, kl_coef: float = 0.0) -> Surrogate:
@@ -51,7 +51,7 @@ def surrogate(row: Algorithm, log_probs: Tensor, batch: Batch, kl_coef: float = 
     aggregate = AGGREGATIONS[row.aggregation] if isinstance(row.aggregation, str) else row.aggregation
     loss = aggregate(per_token, batch.mask, batch.num_episodes, batch.num_tokens)
     reached, advantages = ratio.detach(), batch.advantages
-    # PPO's minimum keeps the gradient of the side that would make the policy worse.
+    # On the other side of each, PPO's minimum keeps the gradient.
     below = (reached < low) & (advantages < 0) if low is not None else reached.new_zeros(reached.shape).bool()
     above = (reached > high) & (advantages > 0) if high is not None else reached.new_zeros(reached.shape).bool()
     return Surrogate(loss, reached, below & batch.mask, above & batch.mask)
@@ -59,13 +59,8 @@ def surrogate(row: Algorithm, log_probs: Tensor, batch: Batch, kl_coef: float = 
 
 def _kl_term(form: str, log_probs: Tensor, batch: Batch, old: Tensor) -> Tensor:
     assert batch.ref_log_probs is not None
-    reference = batch.ref_log_probs.detach()
     # What stands on padding may be infinite, and infinity minus infinity has no gradient.
-    log_probs, reference = (each.masked_fill(~batch.mask, 0.0) for each in (log_probs, reference))
-    if form == "k2_sequence":
-        return kl.k2_sequence(log_probs, reference, batch.mask)
-    if form == "frozen":
-        return kl.frozen(
-            log_probs, reference, RATIOS["token"](log_probs, old.masked_fill(~batch.mask, 0.0), batch.mask)
-        )
-    return {"k1": kl.k1, "k2": kl.k2, "k3": kl.k3}[form](log_probs, reference)
+    log_probs, reference, old = (
+        each.masked_fill(~batch.mask, 0.0) for each in (log_probs, batch.ref_log_probs.detach(), old)
+    )
+    return FORMS[form](log_probs, reference, batch.mask, token_ratio(log_probs, old, batch.mask))

@@ -51,8 +51,8 @@ Everything is exact, and of the first step of an update. Projection is E[g] alon
 of ‖∇J‖; cosine is that of the angle between them. Variance is that of one episode's share, B (E‖g‖² - ‖E[g]‖²) for B
 episodes, over ‖∇J‖²; per signal it is over the squared projection instead, so that a longer step is no noise. g is made
 from the episodes named: one group where an algorithm compares those of a prompt, a batch of both prompts where it
-compares all or divides by all their tokens. Dynamic sampling is left out: groups of equal returns add nothing to E[g].
-The critic of a2c and ppo sees the prompt and the position alone, and is right in the mean.
+compares all or divides by all their tokens. Dynamic sampling is left out: it keeps the direction of E[g] and divides its
+length by the probability that the returns of a group differ. The critic of a2c and ppo sees the prompt and the position alone, and is right in the mean.
 """
 
 

@@ -72,7 +72,7 @@ ADVANCED = {
     "gradient_checkpointing": True,
     "num_threads": 1,
     "trajectory_interval": 3,
-    "advantages": "group_mean",
+    "advantages": "gae",
     "scale": "whiten",
     "objective": "clip",
     "importance": "sequence",
@@ -85,7 +85,6 @@ ADVANCED = {
     "gamma": 0.9,
     "gae_lambda": 0.8,
     "value_coef": 0.1,
-    "sampling_rounds": 2,
     "overlong_buffer": 0.5,
     "kl_coef": 0.1,
     "kl_target": 0.2,
@@ -93,7 +92,7 @@ ADVANCED = {
 
 
 def test_every_advanced_flag_is_read(tmp_path):
-    elsewhere = {"top_k", "top_p", "min_p", "reference"}  # test_opening.py, test_train_family.py
+    elsewhere = {"top_k", "top_p", "min_p", "reference", "sampling_rounds"}  # test_opening.py, test_train_family.py
     assert set(ADVANCED) | elsewhere == {field.name for field in dataclasses.fields(AdvancedSettings)}
     (tmp_path / "reward.py").write_text(
         "def score(completions): return [text.count('1') / 4 for text in completions]\n"
@@ -138,6 +137,8 @@ def test_every_advanced_flag_is_read(tmp_path):
         (["train", "--num-epochs", "2"], "'rloo': 2 steps objective='clip'"),
         (["train", "--clip-epsilon", "0.2"], "'rloo' clipping objective='clip'"),
         (["train", "--gae-lambda", "1.5"], "gae_lambda is 1.5 from 0 to 1"),
+        (["train", "--gamma", "0.9"], "'rloo': gamma is 0.9 nothing reads advantages='to_go'"),
+        (["train", "--value-coef", "0.9"], "'rloo': value_coef is 0.9 nothing reads advantages='gae'"),
         (["train", "--algorithm", "ppo", "--sampling-rounds", "2"], "'ppo': sampling_rounds=2 'leave_one_out'"),
         (["train", "--kl-coef", "-1"], "kl_coef=-1.0 at least 0"),
         (["train", "--algorithm", "dapo", "--kl-coef", "1"], "kl_coef=1.0 'dapo' no KL term kl='k3'"),

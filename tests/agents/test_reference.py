@@ -93,16 +93,19 @@ def test_the_kl_is_that_of_the_sampled_tokens():
     rollout = hand_made.rollout()
     gap = np.where(np.arange(4)[:, None] < 2, math.log(2), math.log(0.5))  # log π/π_ref on four tokens, and on five
     sampled = np.where(rollout.mask, -1.0, 0.0)
-    experience = Experience(rollout._replace(log_probs=sampled), sampled, ref_log_probs=sampled - gap * rollout.mask)
+    experience = Experience(rollout, sampled, sampled, sampled - gap * rollout.mask)
     k3 = (4 * (0.5 - 1 + math.log(2)) + 5 * (2 - 1 - math.log(2))) / 9
     expected = {"kl": k3, "kl/k1": -math.log(2) / 9, "kl/k3": k3}
     assert reference_kl(experience) == pytest.approx(expected, rel=1e-12)
+    # Kept from tokens of π_ref, k3 has another mean than the KL.
+    masked = rollout._replace(action_mask=np.ones((*rollout.mask.shape, 4), dtype=bool))
+    assert reference_kl(experience._replace(rollout=masked)) == pytest.approx(expected | {"kl": expected["kl/k1"]})
 
 
 def test_by_default_it_is_the_policy_as_it_was():
     learner = make_learner(kl_coef=1e-9, learning_rate=0.01)
     updates = updates_of(learner, 4)
-    assert updates[0].metrics["kl"] == pytest.approx(0, abs=1e-6)
+    assert updates[0].metrics["kl"] == updates[0].metrics["kl/k1"] == 0
     assert updates[-1].metrics["kl"] > 1e-3 and updates[-1].metrics["kl_coef"] == 1e-9
 
 

@@ -38,6 +38,15 @@ def test_every_algorithm_runs_and_logs_its_diagnostics(name, tmp_path):
     assert (policy.value_head is not None) == ALGORITHMS[name].critic
 
 
+def test_sampling_again_is_counted(tmp_path):
+    flags = "--d-model 16 --num-layers 1 --episodes-per-update 16 --total-timesteps 64 --sampling-rounds 3"
+    constant = tmp_path / "reward.py"
+    constant.write_text("def score(completions): return [1.0 for _ in completions]\n", encoding="utf-8")
+    assert exit_code("train", *flags.split(), "--reward", f"{constant}:score", "--run-dir", tmp_path / "run") == 0
+    [metrics] = metrics_of(tmp_path / "run")
+    assert (metrics["num_tokens"], metrics["frac_reward_zero_std"], metrics["grad_norm"]) == (3 * 16 * 4, 1, 0)
+
+
 def test_a_reference_of_a_folder_holds_the_policy(tmp_path, capsys):
     TransformerPolicy.small(8, d_model=16, num_layers=1, seed=7).save_pretrained(tmp_path / "other")
     problem = make_problem()
