@@ -126,6 +126,18 @@ def test_the_coefficient_adapts(kl_target, factor):
     assert learner.kl_coef == pytest.approx(BETA * factor**3) and learner.settings["kl_coef"] == BETA
 
 
+def test_the_critic_is_to_say_what_is_paid_with_the_cost():
+    other = make_policy(tiny.make_envs(), seed=7)
+    learner = make_learner("a2c", kl_coef=BETA, reference=other)
+    rollout = some_rollout(learner.policy)
+    ref = np.where(rollout.mask, other.log_probs(rollout).detach().numpy(), 0)
+    paid = rollout.rewards - BETA * (rollout.log_probs - ref)
+    ahead = np.cumsum(paid[:, ::-1], axis=1)[:, ::-1]  # 0 is paid after the end
+    experience = learner.experience(rollout)
+    np.testing.assert_allclose(experience.targets, np.where(rollout.mask, ahead, 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(experience.rollout.rewards, rollout.rewards)  # what is reported stays
+
+
 def test_the_coefficient_stays_without_a_target_and_is_what_the_reward_is_charged():
     other = make_policy(tiny.make_envs(), seed=7)
     learner = make_learner("reinforce", kl_coef=BETA, reference=other)
