@@ -15,6 +15,9 @@ from agents.advantages import (
     whiten,
 )
 from agents.algorithms import ALGORITHMS
+from agents.axes import SCALES, Algorithm
+from agents.metrics import rollout_metrics
+from agents.rollout import Rollout
 from tests.agents import tiny
 
 REWARDS = np.array([[1.0, -2.0, 4.0], [0.5, 0.0, 0.0], [0.0, 3.0, 0.0]])
@@ -172,6 +175,53 @@ def test_constant_rewards_whitened_are_exactly_zero(reward):
     for group_size in range(2, 65):
         rollout = constant_rollout(reward, group_size, ways=1)
         assert (ALGORITHMS["reinforce_pp"].advantages_of(rollout) == 0).all(), group_size
+
+
+# Payments that add up to nothing: steps of a prefix's score, and of a potential that comes back to where it was.
+PHI = (0.1, 0.7, 1 / 3)
+CANCELLING = [
+    [0.1, 0.2, -0.3],
+    [-0.3, 0.1, 0.2],
+    [0.0, 0.0, 0.0],
+    [PHI[0], PHI[1] - PHI[0], PHI[2] - PHI[1], -PHI[2]],
+    [PHI[1], PHI[2] - PHI[1], PHI[0] - PHI[2], -PHI[0]],
+    [0.0],
+]
+BY_RETURN = ("return", "batch_leave_one_out", "leave_one_out", "group_mean")
+
+
+def cancelling_rollout(group_size: int) -> Rollout:
+    """Two groups of episodes that were all paid nothing in the end."""
+    paid = [CANCELLING[index % len(CANCELLING)] for index in range(2 * group_size)]
+    episodes = [tiny.Episode(0, [tiny.A], [tiny.B] * len(steps), steps, 1) for steps in paid]
+    return tiny.rollout_of(episodes, group=np.repeat([0, 1], group_size))
+
+
+def test_what_cancels_leaves_last_digits():
+    """The checks below are worth something: the sums are nothing on paper alone, and relative to each other far off."""
+    assert len({sum(steps) for steps in CANCELLING}) > 2 and max(abs(sum(steps)) for steps in CANCELLING) < 1e-15
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("rule", BY_RETURN)
+def test_returns_that_cancel_are_equal(rule, scale):
+    if (rule, scale) == ("return", "none"):
+        pytest.skip("nothing is compared: the returns themselves")
+    row = Algorithm("mine", rule, scale=scale)
+    for group_size in range(2, 14):
+        rollout = cancelling_rollout(group_size)
+        assert (row.advantages_of(rollout) == 0).all(), group_size
+
+
+@pytest.mark.parametrize("name", COMPARING)
+def test_returns_that_cancel_are_equal_for_every_algorithm(name):
+    for group_size in range(2, 14):
+        assert (ALGORITHMS[name].advantages_of(cancelling_rollout(group_size)) == 0).all(), group_size
+
+
+@pytest.mark.parametrize("group_size", [2, 3, 6])
+def test_groups_whose_returns_cancel_are_counted_as_equal(group_size):
+    assert rollout_metrics(cancelling_rollout(group_size), ["score"])["frac_reward_zero_std"] == 1
 
 
 @pytest.mark.parametrize("gap", [1e-6, 1e-9])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from agents import losses
+from agents import kl, losses
 from agents.algorithms import ALGORITHMS, make_algorithm
 from agents.axes import ADVANTAGES, AGGREGATIONS, AXES, IMPORTANCE, KL_FORMS, OBJECTIVES, SCALES, Algorithm
 from agents.learner import PolicyGradient
@@ -147,6 +147,7 @@ def test_the_names_are_those_of_the_functions():
     """They stand twice, so that they can be checked before torch is loaded."""
     assert set(OBJECTIVES) == set(losses.OBJECTIVES) and set(AGGREGATIONS) == set(losses.AGGREGATIONS)
     assert set(IMPORTANCE) == set(losses.RATIOS)
+    assert KL_FORMS == ("none", "k1_reward", *kl.FORMS)
 
 
 # --- combining
