@@ -85,6 +85,14 @@ def test_equal_returns_are_one():
     np.testing.assert_allclose(found, merged[[2, 0, 1, 1, 2]], atol=1e-14)
 
 
+def test_returns_that_cancel_are_one_on_the_scale_of_their_rewards():
+    returns, probs = [0.1 + 0.7 - 0.8, 0.0, 0.8 - 0.1 - 0.7], [0.5, 0.3, 0.2]
+    assert len(set(returns)) > 1 and np.abs(effective_reward(returns, probs, 3, standardised)).max() > 0.1
+    assert effective_reward(returns, probs, 3, standardised, scale=1.6).tolist() == [0, 0, 0]
+    apart = effective_reward([0.0, 1.0], [0.5, 0.5], 2, standardised, scale=1e9)
+    np.testing.assert_allclose(apart, [-np.sqrt(0.125), np.sqrt(0.125)])
+
+
 def test_a_return_without_probability_has_one_still():
     found = effective_reward([0.0, 1.0, 5.0], [0.5, 0.5, 0.0], 3, leave_one_out)
     np.testing.assert_allclose(found, [-0.5, 0.5, 4.5])
@@ -123,6 +131,25 @@ def test_every_group_is_weighed_in_chunks_too(monkeypatch):
 def test_malformed_arguments(arguments, error, words):
     with pytest.raises(error, match=words):
         effective_reward(*arguments, group_mean)
+
+
+@pytest.mark.parametrize(
+    ("scale", "error", "words"),
+    [
+        ("1", TypeError, r"scale is '1' of type str; give a number of at least 0"),
+        (True, TypeError, "scale is True of type bool"),
+        (
+            -1.0,
+            ValueError,
+            "scale=-1.0; give a finite number of at least 0: the largest sum of .rewards. of a",
+        ),
+        (float("nan"), ValueError, "scale=nan"),
+        (np.float64("inf"), ValueError, "scale=inf"),
+    ],
+)
+def test_malformed_scales(scale, error, words):
+    with pytest.raises(error, match=words):
+        effective_reward([0, 1], [0.5, 0.5], 2, group_mean, scale=scale)
 
 
 def test_malformed_advantages():
