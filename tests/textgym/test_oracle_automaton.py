@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -388,6 +389,26 @@ def test_parts_of_ones_own_that_do_not_matter_to_it():
     env = gym.make("TextGen-v0", task="regex", prompts=["ab", "b"], max_new_tokens=50, observation="dict")
     assert fold(env).horizon == 50
     assert env.unwrapped.optimum is None and folded_optimum(fold(env)).objective == 1.0
+
+
+def test_prompts_of_a_function_do_not_matter_to_it():
+    env = gym.make("TextGen-v0", task="regex", prompts=lambda generator: "ab", max_prompt_tokens=2)
+    assert folded_optimum(fold(env)).objective == 1.0
+    uniform = NGram.uniform(3)
+    assert folded_values(fold(env), uniform).objective == folded_values(fold("regex"), uniform).objective
+
+
+def test_a_reward_that_draws_does_not_fold():
+    task = own_task(["a", "b"], [[0, 0]], [0.0])
+    drawn = replace(task, reward=lambda completions, rng: [float(generator.random()) for generator in rng])
+    with pytest.raises(ValueError, match="the reward is drawn: '<lambda>' asks for a generator, rng, and an exact"):
+        fold(drawn)
+
+
+@pytest.mark.parametrize("given", [None, 3])
+def test_what_is_nothing_to_fold(given):
+    with pytest.raises(TypeError, match="is neither an environment nor a task; give a TextGen-v0 environment, a task"):
+        fold(given)
 
 
 @pytest.mark.parametrize(
