@@ -120,7 +120,8 @@ def classes(rollout: Rollout, row: Algorithm) -> np.ndarray:
     if not all(isinstance(axis, str) for axis in (row.advantages, row.objective, row.aggregation)):
         return np.arange(len(rollout.mask))
     if row.advantages in _OF_THE_RETURN:
-        seen = np.column_stack([distinct(rollout.returns)[1], rollout.mask.sum(axis=1)])
+        scale = np.abs(rollout.rewards).sum(axis=1).max(initial=0.0)
+        seen = np.column_stack([distinct(rollout.returns, scale)[1], rollout.mask.sum(axis=1)])
     else:
         values = np.zeros(rollout.mask.shape) if rollout.values is None else rollout.values
         seen = np.column_stack([rollout.rewards, values, rollout.mask])

@@ -90,6 +90,16 @@ def test_the_critic_of_the_position_is_right_in_the_mean(fixture):
     assert np.abs(critic - found.v).max() > 0.1
 
 
+def test_episodes_whose_rewards_cancel_are_one_class(small):
+    mask = np.ones((2, 3), dtype=bool)
+    rewards = np.array([[0.1, 0.7, -0.8], [0.0, 0.0, 0.0]])
+    two = small.rollout.select(np.array([0, 0]))._replace(rewards=rewards, mask=mask)
+    assert two.returns[0] != two.returns[1]  # rounding
+    assert classes(two, ALGORITHMS["reinforce"]).tolist() == [0, 0]
+    apart = two._replace(rewards=rewards + [[0.0, 0.0, 1e-9], [0.0, 0.0, 0.0]])
+    assert classes(apart, ALGORITHMS["reinforce"]).tolist() == [1, 0]
+
+
 # --- the machinery against brute force
 
 

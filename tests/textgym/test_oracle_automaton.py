@@ -3,6 +3,7 @@
 import itertools
 import math
 import re
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -266,7 +267,7 @@ def test_gain_less_divergence_is_the_objective_at_horizon_500(order):
         best = folded_soft_optimum(folded, reference, beta)
         gained, divergence = folded_values(folded, best.policy).objective, folded_kl(best.policy, reference)
         assert best.objective == pytest.approx(gained - beta * divergence, abs=1e-11)
-        assert previous < gained <= 1.0  # the smaller β, the more is gained
+        assert previous < gained <= 1.0 + 1e-14  # the smaller β, the more is gained
         previous = gained
     assert folded_optimum(folded).objective == 1.0
 
@@ -283,6 +284,21 @@ def test_what_the_reference_never_writes_is_never_written(beta):
     writes_b = folded.policy(NGram.uniform(3))
     assert folded_kl(writes_b, no_b) == math.inf
     assert folded_kl(folded.policy(no_b), NGram.uniform(3)) == pytest.approx(2 * math.log(1.5), rel=1e-9)  # 2 tokens
+
+
+@pytest.mark.parametrize("beta", [1e12, 1e300])
+def test_a_huge_temperature_is_the_reference(beta):
+    folded, reference = fold("regex", horizon=300), NGram(np.log([0.3, 0.6, 0.1]))  # ab*a
+    stopped = sum(0.3 * 0.6**between * 0.3 * 0.1 for between in range(300))
+    best = folded_soft_optimum(folded, reference, beta)
+    assert best.objective == pytest.approx(stopped, abs=1e-12)
+    assert best.log_partition == pytest.approx(stopped / beta, rel=1e-9, abs=0)
+    np.testing.assert_allclose(np.exp(best.policy.table), [[[[0.3, 0.6, 0.1]]] * 4] * 300, atol=1e-11)
+
+
+def test_a_temperature_at_which_the_partition_overflows():
+    with pytest.raises(ValueError, match="beta=1e-310 is too small: log Z = V/β overflows, V being 1; give a larger"):
+        folded_soft_optimum(fold("regex"), NGram.uniform(3), 1e-310)
 
 
 def test_texts_drawn_from_the_optimum_score_what_it_promises():
@@ -373,6 +389,26 @@ def test_parts_of_ones_own_that_do_not_matter_to_it():
     env = gym.make("TextGen-v0", task="regex", prompts=["ab", "b"], max_new_tokens=50, observation="dict")
     assert fold(env).horizon == 50
     assert env.unwrapped.optimum is None and folded_optimum(fold(env)).objective == 1.0
+
+
+def test_prompts_of_a_function_do_not_matter_to_it():
+    env = gym.make("TextGen-v0", task="regex", prompts=lambda generator: "ab", max_prompt_tokens=2)
+    assert folded_optimum(fold(env)).objective == 1.0
+    uniform = NGram.uniform(3)
+    assert folded_values(fold(env), uniform).objective == folded_values(fold("regex"), uniform).objective
+
+
+def test_a_reward_that_draws_does_not_fold():
+    task = own_task(["a", "b"], [[0, 0]], [0.0])
+    drawn = replace(task, reward=lambda completions, rng: [float(generator.random()) for generator in rng])
+    with pytest.raises(ValueError, match="the reward is drawn: '<lambda>' asks for a generator, rng, and an exact"):
+        fold(drawn)
+
+
+@pytest.mark.parametrize("given", [None, 3])
+def test_what_is_nothing_to_fold(given):
+    with pytest.raises(TypeError, match="is neither an environment nor a task; give a TextGen-v0 environment, a task"):
+        fold(given)
 
 
 @pytest.mark.parametrize(

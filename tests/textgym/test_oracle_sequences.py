@@ -2,12 +2,14 @@
 
 import itertools
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from tests.textgym.oracle_cases import TREES, random_policy, small_tree, states_of, tree_of
-from textgym.oracle import best_of_n, sequence_log_probs
+from textgym.oracle import best_of_n, enumerate_tree, sequence_log_probs
 from textgym.oracle.ties import distinct
+from textgym.schemes import Potential
 
 
 def best_of_tuples(p, returns, n):
@@ -60,6 +62,36 @@ def test_sums_that_differ_by_rounding_alone_are_ties():
     assert (len(levels), places.tolist()) == (3, [1, 0, 1, 2])
     assert distinct(np.zeros(3))[1].tolist() == [0, 0, 0]
     assert distinct(np.array([0.0, 1e-300]))[1].tolist() == [0, 1]
+
+
+def test_sums_that_cancel_are_ties_on_the_scale_of_their_terms():
+    terms = np.array([[0.1, 0.7, -0.8], [0.0, 0.0, 0.0], [-0.8, 0.7, 0.1]])
+    returns = terms.sum(axis=1)
+    assert len(set(returns)) > 1  # as floats
+    assert distinct(returns, scale=np.abs(terms).sum(axis=1).max())[1].tolist() == [0, 0, 0]
+    assert distinct(np.array([0.0, 1e-11]), scale=1.6)[1].tolist() == [0, 1]
+    assert distinct(np.array([0.1 + 0.2, 0.3]), scale=0.0)[1].tolist() == [0, 0]  # the returns themselves count too
+
+
+def of_the_last_letter(completions):
+    """Φ, 0 at the beginning: its differences along a text add up to 0 on paper."""
+    return [{"": 0.0, "a": 0.1, "b": 0.7, "c": 1 / 3}[text[-1:]] for text in completions]
+
+
+def test_nothing_is_chosen_where_a_potential_alone_pays():
+    env = gym.make(
+        "TextGen-v0",
+        tokenizer=["a", "b", "c"],
+        prompts=[""],
+        reward=lambda completions: [0.0] * len(completions),
+        scheme=["terminal", Potential(of_the_last_letter)],
+        max_new_tokens=4,
+    )
+    tree = enumerate_tree(env)
+    assert np.ptp(tree.sequences().returns) > 0  # rounding
+    best = best_of_n(tree, tree.uniform(), 4)
+    assert best.kl == 0
+    np.testing.assert_allclose(best.probabilities, 1 / 81)
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -147,6 +147,41 @@ def test_a_huge_temperature_is_the_reference():
     assert soft.objective == pytest.approx(values(tree, reference).objective, abs=1e-5)
 
 
+@pytest.mark.parametrize("beta", [1e8, 1e12, 1e300])
+def test_a_temperature_so_huge_that_rewards_are_lost_beside_it(beta):
+    """J_β* = J + Var(R)/(2β) + ..., between J and J + 3²/(8β)."""
+    tree = small_tree(REWARDS)
+    soft = soft_optimum(tree, POLICY, beta)
+    assert soft.objective == pytest.approx(1 / 8, abs=1e-14 + 9 / 8 / beta)
+    np.testing.assert_allclose(soft.v, [1 / 8, 1 / 2, 0], atol=1e-14 + 9 / 8 / beta)
+    np.testing.assert_allclose(np.exp(soft.log_probs), np.exp(POLICY), atol=1e-7)
+    assert soft.log_partition == pytest.approx(1 / 8 / beta, rel=1e-6, abs=0)
+
+
+def test_the_first_order_of_a_huge_temperature_by_hand():
+    tree = small_tree({"a": 0.0, "b": 1.0})
+    soft = soft_optimum(tree, np.log([[0.7, 0.3]]), 1e4)
+    assert 1e4 * (soft.objective - 0.3) == pytest.approx(0.7 * 0.3 / 2, rel=1e-3)
+
+
+def test_a_reference_that_float32_rounded_is_normalised():
+    tree = small_tree({"a": 0.0, "b": 1.0, "c": 0.5}, symbols="abc")
+    single = np.log(np.float32([[0.1, 0.2, 0.7]])).astype(np.float64)
+    assert abs(np.exp(single).sum() - 1) > 1e-9
+    soft = soft_optimum(tree, single, 1e12)
+    assert soft.objective == pytest.approx(0.55, abs=1e-7)
+    np.testing.assert_allclose(np.exp(soft.log_probs).sum(), 1, rtol=0, atol=1e-15)
+
+
+def test_a_temperature_at_which_the_partition_overflows():
+    tree = small_tree(REWARDS)
+    with pytest.raises(ValueError, match="beta=1e-310 is too small: log Z = V/β overflows, V being 2; give a larger"):
+        soft_optimum(tree, tree.uniform(), 1e-310)
+    nothing = soft_optimum(small_tree({"a": 0.0, "b": -1.0}), np.log([[0.5, 0.5]]), 1e-310)  # V is -β log 2
+    assert nothing.log_partition == pytest.approx([-np.log(2)])
+    np.testing.assert_array_equal(np.exp(nothing.log_probs), [[1, 0]])
+
+
 def test_a_best_token_that_the_reference_hardly_writes():
     tree = small_tree({"a": 0.0, "b": 1000.0})
     soft = soft_optimum(tree, np.array([[np.log1p(-np.exp(-900.0)), -900.0]]), 1.0)

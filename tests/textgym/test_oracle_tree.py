@@ -149,7 +149,7 @@ def test_a_task_keeps_what_it_declares():
 
 @pytest.mark.parametrize("given", [None, 3, object(), gym.make("CartPole-v1")])
 def test_what_cannot_be_enumerated(given):
-    with pytest.raises(TypeError, match="cannot be enumerated; give a TextGen-v0 environment, a task"):
+    with pytest.raises(TypeError, match="is neither an environment nor a task; give a TextGen-v0 environment, a task"):
         enumerate_tree(given)
 
 

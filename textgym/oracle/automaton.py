@@ -11,6 +11,7 @@ import numpy as np
 from textgym.oracle.folding import Folded, FoldedPolicy
 from textgym.oracle.ngram import Contexts, NGram
 from textgym.oracle.policies import checked_beta, product
+from textgym.oracle.soft_backup import log_partition, soft_backup
 
 
 class FoldedValues(NamedTuple):
@@ -85,7 +86,8 @@ def folded_soft_optimum(folded: Folded, reference: NGram, beta: float) -> Folded
         beta: β > 0, in units of reward per nat.
 
     Raises:
-        TypeError, ValueError: no n-gram model of these tokens, one of too many contexts, or another β.
+        TypeError, ValueError: no n-gram model of these tokens, one of too many contexts, another β, or one so small
+            that log Z overflows.
     """
     log_ref, contexts = _table(folded, folded.policy(reference))
     temperature = checked_beta(beta)
@@ -93,15 +95,11 @@ def folded_soft_optimum(folded: Folded, reference: NGram, beta: float) -> Folded
     later = _at_horizon(folded, contexts)
     for step in reversed(range(folded.horizon)):
         q = _ahead(folded, contexts, later)
-        within = log_ref[step] > -np.inf
-        best = np.where(within, q, -np.inf).max(axis=-1, keepdims=True)
-        with np.errstate(over="ignore", invalid="ignore"):  # a small β: all but the best weigh nothing
-            weights = np.where(within, log_ref[step] + (q - best) / temperature, -np.inf)
-        total = np.logaddexp.reduce(weights, axis=-1, keepdims=True)
-        later = v[step] = (best + temperature * total)[..., 0]
-        table[step] = weights - total
+        v[step], table[step] = soft_backup(log_ref[step], q, temperature)
+        later = v[step]
     objective = _at_start(folded, contexts, v)
-    return FoldedSoftOptimum(objective, objective / temperature, v, FoldedPolicy(folded, contexts, table))
+    partition = float(log_partition(np.array(objective), temperature))
+    return FoldedSoftOptimum(objective, partition, v, FoldedPolicy(folded, contexts, table))
 
 
 def folded_kl(policy: FoldedPolicy, reference: NGram) -> float:

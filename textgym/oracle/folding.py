@@ -151,12 +151,13 @@ def fold(env: Any, horizon: int | None = None) -> Folded:
     """The process of a task with an automaton, over its states and the tokens left.
 
     Args:
-        env: a TextGen-v0 environment, scalar or vector, wrapped or not; a `Problem`, a `Task` or a task's name.
+        env: a TextGen-v0 environment, scalar or vector, wrapped or not; a `Problem`, a `Task` or a task's name. Its
+            prompts may come from a function.
         horizon: W instead of its own, hundreds for instance.
 
     Raises:
-        TypeError, ValueError: no environment or task; one without an automaton, with stop strings, or with a scheme
-            that pays something else than the score.
+        TypeError, ValueError: no environment or task; one without an automaton, with stop strings, with a reward
+            that draws, or with a scheme that pays something else than the score.
 
     >>> folded = fold("regex", horizon=300)
     >>> folded.automaton.num_states, folded.horizon, folded.stop_ids

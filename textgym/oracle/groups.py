@@ -17,18 +17,23 @@ _MOST_MEMBERS = 40_000_000  # of all groups together
 _AT_ONCE = 2**20  # members of the groups of a call
 
 
-def effective_reward(returns: Any, probs: Any, group_size: int, advantages: Callable[[np.ndarray], Any]) -> np.ndarray:
+def effective_reward(
+    returns: Any, probs: Any, group_size: int, advantages: Callable[[np.ndarray], Any], *, scale: float = 0.0
+) -> np.ndarray:
     """f_G(r): the expected advantage of a member whose return is r, over the other G - 1 members of its group.
 
     An estimator that weighs ∇ log π(y_i) with advantages of independent groups ascends E[f_G(R)] with f_G held fixed.
     Exact: every composition of the other members is weighed with its multinomial probability. Returns that differ by
-    rounding alone are one.
+    rounding alone, 1e-12 of the largest of them or of `scale`, are one.
 
     Args:
         returns: float64 [K], the returns that may occur.
         probs: float64 [K], how likely each is; they sum to 1.
         group_size: G, at least 1.
         advantages: maps returns float64 [M, G] of M groups to advantages [M, G]; treats the members of a group alike.
+        scale: where rewards of both signs may cancel in a return, the largest sum of a sequence's |rewards|, such as
+            `np.abs(tree.sequences().rewards).sum(axis=1).max()`; sums that should be equal differ by rounding of its
+            size.
 
     Returns:
         float64 [K], f_G of each of the returns, also of one with probability 0.
@@ -40,7 +45,7 @@ def effective_reward(returns: Any, probs: Any, group_size: int, advantages: Call
     >>> effective_reward([0, 1], [0.25, 0.75], 4, lambda returns: returns - returns.mean(axis=1, keepdims=True))
     array([-0.5625,  0.1875])
     """
-    levels, place, mass = _checked(returns, probs)
+    levels, place, mass = _checked(returns, probs, _checked_scale(scale))
     others = _checked_size(group_size) - 1
     likely = np.flatnonzero(mass > 0)
     _check_count(len(levels), len(likely), others)
@@ -85,7 +90,7 @@ def _advantages(function: Callable[[np.ndarray], Any], groups: np.ndarray) -> np
     return advantages
 
 
-def _checked(returns: Any, probs: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _checked(returns: Any, probs: Any, scale: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The distinct returns, the place of each return among them, and their probabilities."""
     given, weights = (_numbers(name, value) for name, value in (("returns", returns), ("probs", probs)))
     if given.shape != weights.shape:
@@ -94,7 +99,7 @@ def _checked(returns: Any, probs: Any) -> tuple[np.ndarray, np.ndarray, np.ndarr
         raise ValueError(
             f"probs sum to {weights.sum():g}, the least is {weights.min():g}; give at least 0 each, 1 in all"
         )
-    levels, place = distinct(given)
+    levels, place = distinct(given, scale)
     mass = np.bincount(place, weights=weights, minlength=len(levels))
     return levels, place, mass / mass.sum()
 
@@ -115,6 +120,16 @@ def _checked_size(group_size: Any) -> int:
     if group_size < 1:
         raise ValueError(f"group_size={group_size}; give an integer of at least 1")
     return operator.index(group_size)
+
+
+def _checked_scale(scale: Any) -> float:
+    if isinstance(scale, bool | np.bool_) or not isinstance(scale, int | float | np.integer | np.floating):
+        raise TypeError(f"scale is {shown(scale)} of type {type_name(scale)}; give a number of at least 0")
+    if not (np.isfinite(scale) and scale >= 0):
+        raise ValueError(
+            f"scale={scale}; give a finite number of at least 0: the largest sum of |rewards| of a sequence"
+        )
+    return float(scale)
 
 
 def _check_count(levels: int, likely: int, others: int) -> None:

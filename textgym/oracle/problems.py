@@ -1,7 +1,7 @@
-"""What is to be enumerated: the problem behind an environment, a task or its name, and the weights of its prompts.
+"""What is to be solved: the problem behind an environment, a task or its name, and the weights of its prompts.
 
-Refuses what has no finite tree: prompts that are drawn from a function, and rewards that draw. How large a tree may be
-is left to `textgym.oracle.size`.
+Refuses what has no exact value: rewards that draw, and for a tree prompts that a function draws. How large a tree may
+be is left to `textgym.oracle.size`.
 """
 
 from dataclasses import replace
@@ -21,7 +21,7 @@ def problem_of(env: Any) -> Problem:
     """The problem of an environment (scalar or vector, wrapped or not), of a `Problem`, a `Task` or a task's name.
 
     Raises:
-        TypeError, ValueError: something else, no such task, prompts from a function, or a reward that draws.
+        TypeError, ValueError: something else, no such task, or a reward that draws.
     """
     if isinstance(env, str):
         if env not in TASKS:
@@ -32,11 +32,23 @@ def problem_of(env: Any) -> Problem:
     problem = env if isinstance(env, Problem) else getattr(getattr(env, "unwrapped", env), "problem", None)
     if not isinstance(problem, Problem):
         raise TypeError(
-            f"{shown(env)} of type {type_name(env)} cannot be enumerated; give a TextGen-v0 environment, a task such "
-            "as textgym.make_task('sort'), or a task's name"
+            f"{shown(env)} of type {type_name(env)} is neither an environment nor a task; give a TextGen-v0 "
+            "environment, a task such as textgym.make_task('sort'), or a task's name"
         )
-    _check_finite(problem)
+    _check_not_drawn(problem)
     return problem
+
+
+def check_listed(problem: Problem) -> None:
+    """Refuse prompts that are not a list.
+
+    Raises:
+        ValueError: they come from a function.
+    """
+    if not problem.prompts.sized:
+        raise ValueError(
+            "the prompts come from a function, so that there is no list of them to enumerate; give prompts= a list"
+        )
 
 
 def prompt_weights(weights: Any, count: int) -> np.ndarray:
@@ -88,11 +100,7 @@ def _problem_of_task(task: Task) -> Problem:
     )
 
 
-def _check_finite(problem: Problem) -> None:
-    if not problem.prompts.sized:
-        raise ValueError(
-            "the prompts come from a function, so that there is no list of them to enumerate; give prompts= a list"
-        )
+def _check_not_drawn(problem: Problem) -> None:
     if problem.draws:
         names = [shown(name) for scorer in problem.scorers if scorer.draws for name in scorer.names]
         raise ValueError(

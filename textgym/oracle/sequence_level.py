@@ -40,7 +40,8 @@ def best_of_n(tree: Tree, log_probs: Any, n: int) -> BestOfN:
     """q(y) = p(y) [F(r)^n - F(r⁻)^n] / P(r): of n draws from p the one of the highest return r, ties drawn alike.
 
     F is the distribution function of the returns after a prompt, P their probabilities. Returns that differ by rounding
-    alone, 1e-12 of the largest, are ties. log n - (n - 1)/n bounds the KL from above, and is tight without ties.
+    alone, 1e-12 of the largest Σ_t |r_t| after the prompt, are ties. log n - (n - 1)/n bounds the KL from above, and is
+    tight without ties.
 
     Args:
         tree: the sequences of P prompts.
@@ -53,11 +54,12 @@ def best_of_n(tree: Tree, log_probs: Any, n: int) -> BestOfN:
     draws = _checked_draws(n)
     p = np.exp(sequence_log_probs(tree, log_probs))
     sequences = tree.sequences()
+    summed = np.abs(sequences.rewards).sum(axis=1)
     q, prompt_kl = np.empty(len(p)), np.empty(len(tree.prompts))
     order = np.argsort(sequences.prompt, kind="stable")
     bounds = np.searchsorted(sequences.prompt[order], np.arange(1, len(tree.prompts)))
     for prompt, own in enumerate(np.split(order, bounds)):
-        of_levels, level = distinct(sequences.returns[own])
+        of_levels, level = distinct(sequences.returns[own], scale=summed[own].max())
         mass = np.bincount(level, weights=p[own], minlength=len(of_levels))
         mass = mass / mass.sum()
         chosen = _of_levels(mass, draws)

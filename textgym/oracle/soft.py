@@ -6,6 +6,7 @@ import numpy as np
 
 from textgym.oracle.policies import after, checked_beta, checked_policy, product, visitation
 from textgym.oracle.policy_values import values
+from textgym.oracle.soft_backup import log_partition, soft_backup
 from textgym.oracle.tree import Tree
 
 
@@ -26,26 +27,21 @@ def soft_optimum(tree: Tree, reference: Any, beta: float) -> SoftOptimum:
 
     Args:
         tree: N nodes, V tokens, P prompts.
-        reference: float64 [N, V], log π_ref(a given s).
+        reference: float64 [N, V], log π_ref(a given s); probabilities that rounding keeps from 1 are divided by their
+            sum.
         beta: β > 0, in units of reward per nat.
 
     Raises:
-        TypeError, ValueError: no policy on this tree, or another β.
+        TypeError, ValueError: no policy on this tree, another β, or one so small that log Z overflows.
     """
     log_ref, temperature = checked_policy(tree, reference, "reference"), checked_beta(beta)
     v, q = np.empty(tree.num_nodes), np.zeros(tree.legal.shape)
     log_probs = np.empty(tree.legal.shape)
     for level in reversed(tree.levels):
         q[level] = tree.reward[level] + after(tree, v, level)
-        within = log_ref[level] > -np.inf
-        best = np.where(within, q[level], -np.inf).max(axis=1, keepdims=True)
-        with np.errstate(over="ignore", invalid="ignore"):  # a small β: all but the best weigh nothing
-            weights = np.where(within, log_ref[level] + (q[level] - best) / temperature, -np.inf)
-        total = _log_sum_exp(weights)
-        v[level] = (best + temperature * total)[:, 0]
-        log_probs[level] = weights - total
+        v[level], log_probs[level] = soft_backup(log_ref[level], q[level], temperature)
     roots = v[tree.levels[0]]
-    return SoftOptimum(float(tree.weights @ roots), roots / temperature, v, q, log_probs)
+    return SoftOptimum(float(tree.weights @ roots), log_partition(roots, temperature), v, q, log_probs)
 
 
 def regularised_objective(tree: Tree, log_probs: Any, reference: Any, beta: float) -> float:
@@ -80,9 +76,3 @@ def entropy(tree: Tree, log_probs: Any) -> float:
     """
     policy = checked_policy(tree, log_probs)
     return float(visitation(tree, policy) @ -product(np.exp(policy), policy).sum(axis=1))
-
-
-def _log_sum_exp(weights: np.ndarray) -> np.ndarray:
-    """Over the tokens of n nodes, float64 [n, 1]; in each, one weight at least is finite."""
-    largest = weights.max(axis=1, keepdims=True)
-    return largest + np.log(np.exp(weights - largest).sum(axis=1, keepdims=True))

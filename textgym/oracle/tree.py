@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from textgym.oracle.expansion import expand
-from textgym.oracle.problems import problem_of, prompt_weights
+from textgym.oracle.problems import check_listed, problem_of, prompt_weights
 from textgym.oracle.size import SizeGuard
 from textgym.problem import Problem
 from textgym.prompt_rows import Prompt
@@ -167,6 +167,7 @@ def enumerate_tree(env: Any, weights: Any = None, limit: int = 1_000_000) -> Tre
     (15, 16, np.float64(1.0))
     """
     problem = problem_of(env)
+    check_listed(problem)
     guard = SizeGuard(problem, limit)
     guard.check_before()
     checked = prompt_weights(weights, len(problem.prompts))
