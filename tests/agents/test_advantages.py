@@ -202,11 +202,12 @@ def test_what_cancels_leaves_last_digits():
     assert len({sum(steps) for steps in CANCELLING}) > 2 and max(abs(sum(steps)) for steps in CANCELLING) < 1e-15
 
 
-@pytest.mark.parametrize("scale", SCALES)
-@pytest.mark.parametrize("rule", BY_RETURN)
+# The returns themselves compare nothing, unless they are whitened.
+@pytest.mark.parametrize(
+    ("rule", "scale"),
+    [(rule, scale) for rule in BY_RETURN for scale in SCALES if rule != "return" or scale == "whiten"],
+)
 def test_returns_that_cancel_are_equal(rule, scale):
-    if (rule, scale) == ("return", "none"):
-        pytest.skip("nothing is compared: the returns themselves")
     row = Algorithm("mine", rule, scale=scale)
     for group_size in range(2, 14):
         rollout = cancelling_rollout(group_size)
