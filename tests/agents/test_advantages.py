@@ -1,5 +1,7 @@
 """Advantages against numbers worked out by hand."""
 
+from itertools import product
+
 import numpy as np
 import pytest
 
@@ -187,7 +189,7 @@ CANCELLING = [
     [PHI[1], PHI[2] - PHI[1], PHI[0] - PHI[2], -PHI[0]],
     [0.0],
 ]
-BY_RETURN = ("return", "batch_leave_one_out", "leave_one_out", "group_mean")
+RULES = [("return", "whiten"), *product(("batch_leave_one_out", "leave_one_out", "group_mean"), SCALES)]
 
 
 def cancelling_rollout(group_size: int) -> Rollout:
@@ -202,11 +204,7 @@ def test_what_cancels_leaves_last_digits():
     assert len({sum(steps) for steps in CANCELLING}) > 2 and max(abs(sum(steps)) for steps in CANCELLING) < 1e-15
 
 
-# The returns themselves compare nothing, unless they are whitened.
-@pytest.mark.parametrize(
-    ("rule", "scale"),
-    [(rule, scale) for rule in BY_RETURN for scale in SCALES if rule != "return" or scale == "whiten"],
-)
+@pytest.mark.parametrize(("rule", "scale"), RULES)
 def test_returns_that_cancel_are_equal(rule, scale):
     row = Algorithm("mine", rule, scale=scale)
     for group_size in range(2, 14):
@@ -223,6 +221,14 @@ def test_returns_that_cancel_are_equal_for_every_algorithm(name):
 @pytest.mark.parametrize("group_size", [2, 3, 6])
 def test_groups_whose_returns_cancel_are_counted_as_equal(group_size):
     assert rollout_metrics(cancelling_rollout(group_size), ["score"])["frac_reward_zero_std"] == 1
+
+
+@pytest.mark.parametrize("gap", [1e-6, 1e-9])
+def test_what_is_left_of_larger_payments_counts(gap):
+    episodes = [tiny.Episode(0, [tiny.A], [tiny.B] * 2, [1.0, left - 1.0], 1) for left in (0.0, gap)]
+    rollout = tiny.rollout_of(episodes, group=[0, 0])
+    np.testing.assert_allclose(ALGORITHMS["grpo"].advantages_of(rollout)[:, 0], [-(0.5**0.5), 0.5**0.5], rtol=1e-9)
+    assert rollout_metrics(rollout, ["score"])["frac_reward_zero_std"] == 0
 
 
 @pytest.mark.parametrize("gap", [1e-6, 1e-9])
