@@ -138,7 +138,7 @@ COMPARING = [name for name, row in ALGORITHMS.items() if row.min_episodes > 1]
 # The same return in several ways: paid at once, or as the differences of three prefixes' scores.
 WAYS = {
     0.1: [[0.1], [0.3, -0.2], [0.7, -0.8, 0.2]],
-    0.3: [[0.3], [0.1, 0.2], [0.2, 0.4, -0.3]],
+    0.3: [[0.3], [0.1, 0.2], [1e6, 0.3, -1e6]],  # off by 5e-11, which is a rounding error of 1e6 and not of .3
     1 / 3: [[1 / 3], [1 / 6, 1 / 6], [1.0, -1 / 3, -1 / 3]],
     1000.1: [[1000.1], [0.7, 999.4], [0.3, 1000.0, -0.2]],
     -7.7: [[-7.7], [-7.0, -0.7], [7.7, -7.7, -7.7]],
@@ -165,7 +165,7 @@ def test_constant_rewards_give_exactly_zero(name, reward, ways):
     for group_size in range(2, 65):
         rollout = constant_rollout(reward, group_size, ways)
         assert (ALGORITHMS[name].advantages_of(rollout) == 0).all(), group_size
-        assert equal_returns(rollout.returns, rollout.group).all()
+        assert equal_returns(rollout.returns, rollout.group, rollout.sizes).all()
 
 
 def test_every_rule_that_compares_episodes_is_among_them():
@@ -231,8 +231,9 @@ def test_what_is_left_of_larger_payments_counts(gap):
     assert rollout_metrics(rollout, ["score"])["frac_reward_zero_std"] == 0
 
 
-@pytest.mark.parametrize("gap", [1e-6, 1e-9])
+@pytest.mark.parametrize("gap", [1e-6, 1e-9, 5e-11])
 def test_returns_that_differ_are_told_apart(gap):
+    """Also such as would be a rounding error of larger payments."""
     returns = np.array([0.3, 0.3 + gap, 0.3, 0.3 - gap])
     assert not equal_returns(returns, np.zeros(4, dtype=int)).any()
     np.testing.assert_allclose(normalized(returns, np.zeros(4, dtype=int)), [0, 1.5**0.5, 0, -(1.5**0.5)], atol=1e-6)

@@ -58,6 +58,9 @@ from tests.agents import hand_made, tiny
         (dict(value_coef=math.inf), "value_coef is inf .*finite number"),
         (dict(overlong_buffer=2), "overlong_buffer is 2 of type int; give a number from 0 to 1"),
         (dict(overlong_buffer=True), "overlong_buffer is True"),
+        (dict(gamma=0.9), "gamma is 0.9 .*, which nothing reads; give advantages='to_go' or 'gae' too"),
+        (dict(advantages="to_go", gae_lambda=0.9), "gae_lambda is 0.9 .*, which nothing reads; .*='gae' too"),
+        (dict(value_coef=0.1), "value_coef is 0.1 .*, which nothing reads"),
     ],
     ids=str,
 )

@@ -72,6 +72,13 @@ def test_k1_and_k3_are_the_kl_in_the_mean_and_k2_is_not():
     assert (k3(new, REF_LOGS) >= 0).all() and (k1(new, REF_LOGS) < 0).any()
 
 
+def test_k3_of_a_policy_that_is_kept_from_tokens_is_less():
+    # π has the first two tokens, each ½; π_ref has ¼, ½ and ¼, and with it KL = ½ ln 2 + ½ ln 1.
+    new, ref = torch.tensor([0.5, 0.5]).log(), torch.tensor([0.25, 0.5]).log()
+    assert k1(new, ref).mean().item() == pytest.approx(math.log(2) / 2)
+    assert k3(new, ref).mean().item() == pytest.approx(math.log(2) / 2 - 0.25)
+
+
 def gradient_in_expectation(name: str) -> float:
     """Σ_a π(a) ∂term(a)/∂leaf: of tokens that were sampled, whose probabilities carry no gradient."""
     new, leaf = policy()

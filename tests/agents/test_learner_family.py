@@ -48,6 +48,14 @@ def test_a_constant_reward_moves_nothing_where_episodes_are_compared(name):
     assert weights(learner) == before
 
 
+def test_a_cost_of_the_kl_that_is_0_moves_nothing():
+    """At the reference it is 0 to the last digit: a group's deviation would make a signal of anything else."""
+    envs = tiny.make_envs(8, reward=lambda completions: [0.1] * len(completions))
+    learner = make_learner(make_algorithm("grpo", kl="k1_reward"), envs, entropy_coef=0.0, kl_coef=0.1)
+    before = weights(learner)
+    assert not updates_of(learner, 1)[0].advantages.any() and weights(learner) == before
+
+
 def test_without_a_comparison_a_constant_reward_moves_the_policy():
     """The check above is worth something."""
     envs = tiny.make_envs(8, reward=lambda completions: [0.1] * len(completions))
