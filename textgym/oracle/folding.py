@@ -1,7 +1,8 @@
 """Tasks that fold: what is still to be had depends on an automaton's state and on the tokens left alone.
 
 A policy that sees no more than the step, the state and the last n - 1 tokens is a table of one row for each, whatever
-the horizon. What such tables are worth, and which are best, is left to `textgym.oracle.automaton`.
+the horizon. What such tables are worth, and which are best, is left to `textgym.oracle.automaton`; whether an automaton
+says what its task's reward does, to `textgym.oracle.automaton_check`.
 """
 
 import operator
@@ -12,6 +13,7 @@ import numpy as np
 
 from textgym.automata import Automaton
 from textgym.escape import shown
+from textgym.oracle.automaton_check import check_automaton
 from textgym.oracle.ngram import Contexts, NGram
 from textgym.oracle.problems import problem_of
 from textgym.problem import Problem
@@ -150,6 +152,8 @@ class FoldedPolicy:
 def fold(env: Any, horizon: int | None = None) -> Folded:
     """The process of a task with an automaton, over its states and the tokens left.
 
+    The automaton is compared with the reward on some hundred texts, always the same, and believed on all others.
+
     Args:
         env: a TextGen-v0 environment, scalar or vector, wrapped or not; a `Problem`, a `Task` or a task's name. Its
             prompts may come from a function.
@@ -157,7 +161,9 @@ def fold(env: Any, horizon: int | None = None) -> Folded:
 
     Raises:
         TypeError, ValueError: no environment or task; one without an automaton, with stop strings, with a reward
-            that draws, or with a scheme that pays something else than the score.
+            that draws, with a scheme that pays something else than the score, or with an automaton that differs from
+            the reward on a text that is tried.
+        textgym.RewardError: the reward failed on one.
 
     >>> folded = fold("regex", horizon=300)
     >>> folded.automaton.num_states, folded.horizon, folded.stop_ids
@@ -172,9 +178,11 @@ def fold(env: Any, horizon: int | None = None) -> Folded:
         )
     if problem.stop:
         raise ValueError(f"stop={list(problem.stop.strings)}: the automaton does not know stop strings; leave them out")
-    return Folded(
+    folded = Folded(
         problem.automaton, problem.max_new_tokens if horizon is None else horizon, tuple(problem.vocabulary.stop_ids)
     )
+    check_automaton(problem, folded.automaton, folded.horizon)
+    return folded
 
 
 def _no_automaton(problem: Problem) -> str:

@@ -43,7 +43,8 @@ class Task:
         solution: a best completion of a prompt's text, without the stop token, where one is known.
         description: one line: what is asked, and what it diagnoses.
         automaton: tells by the tokens of a completion what `reward` pays for it, whatever the prompt, where there is
-            one. The process then folds, and `textgym.oracle` solves it at any horizon.
+            one. The process then folds, and `textgym.oracle` solves it at any horizon; `textgym.oracle.fold` compares
+            it with `reward`, on a sample of texts only.
 
     Raises:
         TypeError, ValueError: an attribute of a wrong type or out of range; the message names the task and attribute.
