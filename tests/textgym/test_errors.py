@@ -18,7 +18,7 @@ def own(**keywords: Any) -> dict[str, Any]:
 
 
 KEYWORDS = [
-    (dict(task="sotr"), ValueError, ["task", "'sotr'", "palindrome, reverse, sort", "Did you mean 'sort'"]),
+    (dict(task="sotr"), ValueError, ["task", "'sotr'", "palindrome, regex, reverse, sort", "Did you mean 'sort'"]),
     (dict(task=3), TypeError, ["task", "3", "int", "sort"]),
     (dict(level=9), ValueError, ["level=9", "'sort'", SORT_LEVELS]),
     (dict(level=0), ValueError, ["level=0", SORT_LEVELS]),
