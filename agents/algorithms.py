@@ -6,7 +6,7 @@ choose is in `agents.axes`. Does not import torch: names are checked before it i
 """
 
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from agents.axes import AXES, KL_FORMS, Algorithm
@@ -100,8 +100,8 @@ ALGORITHMS: dict[str, Algorithm] = {
     )
 }
 # What the advantages of a row need, and what they alone read, goes with them.
-_OF_ADVANTAGES = (*"min_group_size min_episodes critic gamma gae_lambda value_coef batch_multiple".split(),)
-_WITHOUT = {field.name: field.default for field in fields(Algorithm) if field.name in _OF_ADVANTAGES}
+_OF_ADVANTAGES = "min_group_size min_episodes critic gamma gae_lambda value_coef batch_multiple"
+_WITHOUT = {name: getattr(Algorithm, name) for name in _OF_ADVANTAGES.split()}  # the class holds the defaults
 
 
 def make_algorithm(algorithm: str | Algorithm, **axes: Any) -> Algorithm:

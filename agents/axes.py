@@ -235,12 +235,12 @@ class Algorithm:
         """Refuse a discount, λ or weight of a critic that is set and nothing would read."""
         discounts = self.critic or self.advantages == "to_go" or callable(self.advantages)
         readers = {
-            "gamma": (1.0, discounts, "'to_go' or 'gae'"),
-            "gae_lambda": (1.0, self.critic, "'gae'"),
-            "value_coef": (0.5, self.critic, "'gae'"),
+            "gamma": (discounts, "'to_go' or 'gae'"),
+            "gae_lambda": (self.critic, "'gae'"),
+            "value_coef": (self.critic, "'gae'"),
         }
-        for name, (default, is_read, needed) in readers.items():
-            if getattr(self, name) != default and not is_read:
+        for name, (is_read, needed) in readers.items():
+            if getattr(self, name) != getattr(Algorithm, name) and not is_read:  # the class holds the defaults
                 raise ValueError(f"{self._told(name)}, which nothing reads; give advantages={needed} too")
 
     def _check_together(self) -> None:

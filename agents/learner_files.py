@@ -35,11 +35,13 @@ def save(learner: Any, folder: Path) -> None:
     """Write a learner; see `PolicyGradient.save`."""
     policy = learner.policy
     policy.save_pretrained(folder / "policy")
-    shutil.rmtree(folder / _LORA_FOLDER, ignore_errors=True)  # of a learner that was saved there before
+    before = _saved_before(folder)
+    if before.get("lora"):
+        shutil.rmtree(folder / _LORA_FOLDER, ignore_errors=True)
+    if before.get("reference_dtype"):
+        ReferencePolicy.remove(folder)
     if is_lora(policy.model):
         policy.save_pretrained(folder / _LORA_FOLDER, merge_adapters=False)
-    if _saved_before(folder).get("reference_dtype"):
-        ReferencePolicy.remove(folder)
     if learner.reference is not None:
         learner.reference.save(folder)
     tensors = {"action_generator": learner.action_generator.get_state()}
@@ -99,7 +101,8 @@ def _read_content(folder: Path) -> dict[str, Any]:
         raise FileNotFoundError(f"learner {str(folder)!r}: there is no file {str(file)!r}")
     content = read_json(file)
     missing = sorted(_KEYS - content.keys())
-    if missing or content["dtype"] not in _DTYPES or not isinstance(content["settings"], dict):
+    known = not missing and content["dtype"] in _DTYPES and content["reference_dtype"] in (None, *_DTYPES)
+    if not known or not isinstance(content["settings"], dict):
         what = f"lacks {', '.join(missing)}" if missing else "holds no settings or number format of a learner"
         raise ValueError(f"learner {str(file)!r} {what}; give a folder that PolicyGradient.save of this version wrote")
     return content

@@ -35,12 +35,11 @@ def test_it_continues_to_the_last_digit_of_every_metric(tmp_path):
 
 
 def test_other_folders_beside_it_stay(tmp_path):
-    (tmp_path / "reference").mkdir()
-    (tmp_path / "learner-reference").mkdir()
-    for name in ("reference", "learner-reference"):
+    for name in ("reference", "learner-reference", "lora"):
+        (tmp_path / name).mkdir()
         (tmp_path / name / "mine.txt").write_text("mine")
     make_learner().save(tmp_path)
-    for name in ("reference", "learner-reference"):
+    for name in ("reference", "learner-reference", "lora"):
         assert (tmp_path / name / "mine.txt").read_text() == "mine"
 
 
@@ -63,6 +62,7 @@ def test_a_reference_that_was_lost_is_told(tmp_path):
     [
         (lambda content: content.pop("axes"), "lacks axes"),
         (lambda content: content.update(dtype="nope\x1b[31m"), "no settings or number format of a learner"),
+        (lambda content: content.update(reference_dtype="\x1b[31m"), "no settings or number format of a learner"),
         (lambda content: content.update(settings=[1]), "no settings or number format of a learner"),
         (lambda content: content.update(functions=["\x1b[31mX"]), "a function of one's own for"),
         (lambda content: content.update(algorithm="mine"), "unknown algorithm 'mine'.*algorithm=\\.\\.\\."),
