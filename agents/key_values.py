@@ -1,78 +1,123 @@
 """Keys and values of many histories that stand at different positions, under any Hugging Face causal language model.
 
-Storage and arithmetic alone: which tokens a row holds is known to `agents.prefix_cache`.
+A row may begin with the first tokens of a trunk, which is stored once for all the rows that share it. Storage and
+arithmetic alone: which tokens a row holds is known to `agents.prefix_cache`.
 """
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from agents.models import logits_at, max_length_of
+from agents.grouped_attention import Grouping, Parts, attending, grouping, takes_parts
+from agents.models import forward_parameters, logits_at, max_length_of
 
-_BLOCK = 32  # positions that storage grows by at least
+_BLOCK = 128  # positions that storage grows by at least
+
+
+class Feed(NamedTuple):
+    """Tokens that some rows go on with.
+
+    Rows are a slice or int64 [b], b of them; positions are those of the whole history, the trunk's tokens included.
+    """
+
+    rows: Tensor | slice
+    tokens: Tensor  # int64 [b, q]; past a row's own count, anything
+    first: Tensor  # int64 [b], tokens that the row holds already
+    count: Tensor  # int64 [b], how many of its q tokens are meant, at least 1
+    trunk: Tensor  # int64 [b], the trunk that the row begins with; any where it begins with none
+    base: Tensor  # int64 [b], how many first tokens of the trunk are the row's; 0 for none
 
 
 class KeyValues(Cache):
-    """Storage for S rows of C positions, for each layer of a model; both grow as needed.
+    """Storage for S rows of C positions and for trunks, for each layer of a model; all grow as needed.
 
     What stands at a position that no row has reached is never seen by a token, and is finite.
     """
 
     def __init__(self) -> None:
         super().__init__(layers=[])
-        self.num_rows = self.length = self.seen = 0
+        self.num_rows = self.length = self.num_trunks = self.trunk_length = 0
         self.rows: Tensor | slice = slice(0)
-        self.positions = torch.zeros(0, 0, dtype=torch.long)
+        self.places = torch.zeros(0, 0, dtype=torch.long)  # of the tokens fed, in the row's own storage, [b, q]
+        self.seen = self.trunk_seen = 0
+        self.trunk = torch.zeros(0, dtype=torch.long)
+        self.grouping: Grouping | None = None
 
-    def feed(
-        self, model: PreTrainedModel, tokens: Tensor, rows: Tensor | slice, first: Tensor, count: Tensor
-    ) -> Tensor:
+    def feed(self, model: PreTrainedModel, feed: Feed) -> Tensor:
         """Run the next tokens of some rows, and keep their keys and values.
-
-        Args:
-            model: the language model.
-            tokens: int64 [b, q], what each row goes on with; past its own count, anything.
-            rows: int64 [b], or a slice of b rows.
-            first: int64 [b], positions that the row holds already.
-            count: int64 [b], how many of its q tokens are meant, at least 1.
 
         Returns:
             [b, V'] logits after the last token of each row.
         """
-        self.rows = rows
-        self.positions = first[:, None] + torch.arange(tokens.shape[1], device=tokens.device)  # [b, q]
-        self.seen = int(self.positions.max()) + 1
+        steps = torch.arange(feed.tokens.shape[1], device=feed.tokens.device)
+        positions = feed.first[:, None] + steps
+        self.rows, self.trunk = feed.rows, feed.trunk
+        self.places = positions - feed.base[:, None]
+        self.seen, self.trunk_seen = int(self.places.max()) + 1, int(feed.base.max())
+        single = feed.tokens.shape[1] == 1 and takes_parts(model)
+        self.grouping = grouping(feed.trunk, self.trunk_seen) if single else None
         most = max_length_of(model)
         # Tokens past a row's count may stand further than the model has positions for; nothing reads what they say.
-        position_ids = self.positions if most is None else self.positions.clamp(max=most - 1)
-        logits = logits_at(
-            model,
-            tokens,
-            (count - 1)[:, None],
-            attention_mask=self._mask(model),
-            position_ids=position_ids,
-            past_key_values=self,
-            use_cache=True,
-        )
+        position_ids = positions if most is None else positions.clamp(max=most - 1)
+        with attending(model, self):
+            logits = logits_at(
+                model,
+                feed.tokens,
+                (feed.count - 1)[:, None],
+                attention_mask=self._mask(model, feed.base),
+                position_ids=position_ids,
+                use_cache=True,
+                **{_cache_name(model): self},
+            )
         return logits[:, 0]
 
     def reserve(self, num_rows: int, length: int) -> None:
         """Make room for so many rows and positions."""
         if num_rows > self.num_rows or length > self.length:
             self.num_rows = max(num_rows, self.num_rows)
-            if length > self.length:  # by half at least, so that all growth together copies a few times the whole
-                self.length = -(-max(length, self.length + self.length // 2) // _BLOCK) * _BLOCK
+            self.length = _grown(self.length, length)
             for layer in self._kept():
                 layer.grow()
 
     def copy_rows(self, source: Tensor, target: Tensor, length: int) -> None:
-        """Copy the first positions of some rows, int64 [n], to others."""
+        """Copy what some rows, int64 [n], hold of their own, so many first positions of it, to others."""
         for layer in self._kept():
-            layer.keys[target, :, :length] = layer.keys[source, :, :length]
-            layer.values[target, :, :length] = layer.values[source, :, :length]
+            for storage in (layer.keys, layer.values):
+                storage[target, :, :length] = storage[source, :, :length]
+
+    def add_trunks(self, first: int, rows: Tensor, trunk: Tensor, base: Tensor, lengths: np.ndarray) -> None:
+        """Make trunks number `first` and on out of what some rows hold.
+
+        Args:
+            first: how many trunks there are, which stay.
+            rows: int64 [n].
+            trunk: int64 [n], the trunk that each of them begins with itself.
+            base: int64 [n], how many tokens of that.
+            lengths: int64 [n], how many tokens of a row, those of its trunk included, the new trunk gets.
+        """
+        if first + len(lengths) > self.num_trunks or lengths.max() > self.trunk_length:
+            self.num_trunks = max(first + len(lengths), self.num_trunks)
+            self.trunk_length = _grown(self.trunk_length, int(lengths.max()))
+            for layer in self._kept():
+                layer.grow_trunks()
+        longest = int(base.max())
+        for layer in self._kept():
+            for storage, trunks in ((layer.keys, layer.trunk_keys), (layer.values, layer.trunk_values)):
+                for place, length in enumerate(lengths.tolist()):
+                    old = int(base[place]) if longest else 0
+                    trunks[first + place, :, :old] = trunks[trunk[place], :, :old]
+                    trunks[first + place, :, old:length] = storage[rows[place], :, : length - old]
+
+    def move_trunk(self, source: int, target: int) -> None:
+        """Put a trunk in the place of another."""
+        for layer in self._kept():
+            layer.trunk_keys[target] = layer.trunk_keys[source]
+            layer.trunk_values[target] = layer.trunk_values[source]
 
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *args: Any, **kwargs: Any
@@ -82,13 +127,24 @@ class KeyValues(Cache):
             self.layers.append(_Layer(self))
         return self.layers[layer_idx].update(key_states, value_states)
 
+    def parts_of(self, layer_idx: int | None, keys: Tensor) -> Parts | None:
+        """What a layer's rows look at, in two parts, if `keys` is what `update` has just returned for that layer."""
+        if layer_idx is None or layer_idx >= len(self.layers):
+            return None
+        layer = self.layers[layer_idx]
+        return layer.parts() if layer.returned is not None and layer.returned[0] is keys else None
+
     def _kept(self) -> "list[_Layer]":
         return [layer for layer in self.layers if layer.is_initialized]  # of some models not every layer keeps any
 
-    def _mask(self, model: PreTrainedModel) -> Tensor:
-        """[b, 1, q, seen]: a token sees its own row up to itself."""
-        columns = torch.arange(self.seen, device=self.positions.device)
-        visible = (columns <= self.positions[:, :, None])[:, None]
+    def _mask(self, model: PreTrainedModel, base: Tensor) -> Tensor:
+        """[b, 1, q, trunk_seen + seen]: a token sees its row's part of the trunk, and its own row up to itself."""
+        columns = torch.arange(self.seen, device=base.device)
+        visible = columns <= self.places[:, :, None]
+        if self.trunk_seen:
+            shared = torch.arange(self.trunk_seen, device=base.device) < base[:, None, None]
+            visible = torch.cat([shared.expand(-1, visible.shape[1], -1), visible], dim=2)
+        visible = visible[:, None]
         if model.config._attn_implementation != "eager":
             return visible
         # Eager attention adds the mask to its weights.
@@ -104,40 +160,94 @@ class _Layer(CacheLayerMixin):
     def __init__(self, owner: KeyValues) -> None:
         super().__init__()
         self.owner = owner
+        self.returned: tuple[Tensor, Tensor] | None = None  # by the last update
+        self.apart = False  # whether attention is known to ask for the parts
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        self.keys, self.values = self._storage(key_states), self._storage(value_states)
+        rows, length = self.owner.num_rows, self.owner.length
+        self.keys, self.values = _zeros(key_states, rows, length), _zeros(value_states, rows, length)
+        self.trunk_keys, self.trunk_values = _zeros(key_states, 0, 0), _zeros(value_states, 0, 0)
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-        rows, positions, seen = self.owner.rows, self.owner.positions, self.owner.seen
-        if isinstance(rows, slice):
-            numbers = torch.arange(rows.start, rows.stop, device=positions.device)
+        owner = self.owner
+        rows, places = owner.rows, owner.places
+        numbers = torch.arange(rows.start, rows.stop, device=places.device) if isinstance(rows, slice) else rows
+        self.keys[numbers[:, None], :, places] = key_states.transpose(1, 2)
+        self.values[numbers[:, None], :, places] = value_states.transpose(1, 2)
+        if self.apart and owner.grouping is not None:
+            keys, values = key_states, value_states  # a token of what will be asked for by its parts
         else:
-            numbers = rows
-        self.keys[numbers[:, None], :, positions] = key_states.transpose(1, 2)
-        self.values[numbers[:, None], :, positions] = value_states.transpose(1, 2)
-        return self.keys[rows, :, :seen], self.values[rows, :, :seen]  # of a slice, a view and no copy
+            keys, values = self._whole()
+        self.returned = keys, values
+        return keys, values
+
+    def parts(self) -> Parts:
+        """What the rows look at, where it lies."""
+        self.apart = True
+        owner = self.owner
+        rows, seen, shared = owner.rows, owner.seen, owner.trunk_seen
+        if owner.grouping is None:
+            assert self.returned is not None
+            own = self.returned
+        else:
+            own = self.keys[rows, :, :seen], self.values[rows, :, :seen]  # of a slice, a view and no copy
+        return Parts(*own, self.trunk_keys[:, :, :shared], self.trunk_values[:, :, :shared], owner.grouping)
 
     def grow(self) -> None:
         """Take the owner's measures, keeping what is there."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = self._storage(old)
-            new[: old.shape[0], :, : old.shape[2]] = old
-            setattr(self, name, new)
+        rows, length = self.owner.num_rows, self.owner.length
+        self.keys, self.values = _copied(self.keys, rows, length), _copied(self.values, rows, length)
 
-    def _storage(self, like: Tensor) -> Tensor:
-        # Zeros: a weight of 0 on a NaN would be a NaN.
-        return like.new_zeros(self.owner.num_rows, like.shape[1], self.owner.length, like.shape[3])
+    def grow_trunks(self) -> None:
+        """The same of the trunks."""
+        count, length = self.owner.num_trunks, self.owner.trunk_length
+        self.trunk_keys = _copied(self.trunk_keys, count, length)
+        self.trunk_values = _copied(self.trunk_values, count, length)
+
+    def _whole(self) -> tuple[Tensor, Tensor]:
+        owner = self.owner
+        rows, seen, shared = owner.rows, owner.seen, owner.trunk_seen
+        own = self.keys[rows, :, :seen], self.values[rows, :, :seen]
+        if not shared:
+            return own
+        trunks = self.trunk_keys[owner.trunk, :, :shared], self.trunk_values[owner.trunk, :, :shared]
+        keys, values = (torch.cat(pair, dim=2) for pair in zip(trunks, own, strict=True))
+        return keys, values
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.owner.seen, 0
+        return self.owner.trunk_seen + self.owner.seen, 0
 
     def get_seq_length(self) -> int:
         return 0  # positions are given, never counted
 
     def get_max_length(self) -> int:
-        return self.owner.length
+        return self.owner.trunk_length + self.owner.length
+
+
+def _cache_name(model: PreTrainedModel) -> str:
+    """What the model calls the argument; transformers 5.24 renamed it."""
+    return "cache" if "cache" in forward_parameters(type(model)) else "past_key_values"
+
+
+def _grown(length: int, needed: int) -> int:
+    """Positions of storage: twice as many where there are too few, so that growth copies little in all."""
+    return length if needed <= length else math.ceil(max(needed, 2 * length) / _BLOCK) * _BLOCK
+
+
+def _copied(old: Tensor, rows: int, length: int) -> Tensor:
+    new = _zeros(old, rows, length)
+    new[: old.shape[0], :, : old.shape[2]] = old
+    return new
+
+
+def _zeros(like: Tensor, rows: int, length: int) -> Tensor:
+    """Storage [rows, heads, length, size of a head]. Zeros: a weight of 0 on a NaN would be a NaN."""
+    shape = (rows, like.shape[1], length, like.shape[3])
+    if like.device.type != "cpu" or not math.prod(shape):
+        return like.new_zeros(shape)
+    # Numpy's zeros are pages that the system clears when they are written to; most never are.
+    memory = torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), dtype=np.uint8))
+    return memory.view(like.dtype).view(shape)

@@ -6,6 +6,7 @@ Nothing is downloaded, no code of a folder is run, and no pickle is read.
 import inspect
 import json
 import os
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +108,12 @@ def max_length_of(model: PreTrainedModel) -> int | None:
     return longest
 
 
+@cache
+def forward_parameters(kind: type[PreTrainedModel]) -> frozenset[str]:
+    """The names of the arguments that models of a class take."""
+    return frozenset(inspect.signature(kind.forward).parameters)
+
+
 def logits_at(model: PreTrainedModel, tokens: Tensor, places: Tensor, **inputs: Any) -> Tensor:
     """Next-token logits after the tokens at some places.
 
@@ -120,9 +127,8 @@ def logits_at(model: PreTrainedModel, tokens: Tensor, places: Tensor, **inputs: 
         [B, K, V'].
     """
     inputs.setdefault("use_cache", False)
-    if (
-        "logits_to_keep" in inspect.signature(model.forward).parameters
-    ):  # the other places are not projected on the vocabulary at all
+    if "logits_to_keep" in forward_parameters(type(model)):
+        # The other places are not projected on the vocabulary at all.
         return model(input_ids=tokens, logits_to_keep=places, **inputs).logits
     logits = model(input_ids=tokens, **inputs).logits
     return torch.take_along_dim(logits, places[:, :, None], dim=1)

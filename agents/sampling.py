@@ -145,13 +145,12 @@ class TokenDistribution:
         Raises:
             FloatingPointError: the probabilities are not finite.
         """
-        self._check_finite()
         probs = self.log_probs.exp().reshape(-1, self.log_probs.shape[-1])
-        if generator is None or generator.device == probs.device:
-            drawn = torch.multinomial(probs, 1, generator=generator)
-        else:
-            drawn = inverse_cdf(probs, torch.rand(len(probs), 1, generator=generator, device=generator.device))
-        return drawn.reshape(self.log_probs.shape[:-1])
+        # One number a state; torch.multinomial draws one a token.
+        generator = torch.default_generator if generator is None else generator
+        exact, device = _exact(generator.device), generator.device
+        uniform = torch.rand(len(probs), 1, generator=generator, dtype=exact, device=device)
+        return inverse_cdf(probs, uniform).reshape(self.log_probs.shape[:-1])
 
     def mode(self) -> Tensor:
         """The most probable token of each state, int64 [...].
@@ -159,7 +158,7 @@ class TokenDistribution:
         Raises:
             FloatingPointError: the probabilities are not finite.
         """
-        self._check_finite()
+        _check_finite(self.log_probs.logsumexp(dim=-1))
         return self.log_probs.argmax(dim=-1)
 
     def log_prob(self, actions: Tensor) -> Tensor:
@@ -172,16 +171,9 @@ class TokenDistribution:
         finite = self.log_probs.masked_fill(self.log_probs == float("-inf"), 0.0)
         return -(self.log_probs.exp() * finite).sum(dim=-1)
 
-    def _check_finite(self) -> None:
-        if not torch.isfinite(self.log_probs.logsumexp(dim=-1)).all():
-            raise FloatingPointError(
-                "the policy's probabilities are not finite: its weights have diverged (lower the learning rate), its "
-                "temperature is too small, or it rules out every legal token"
-            )
-
 
 def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
-    """The tokens at which cumulative probabilities pass given numbers: draws, with a generator of another device.
+    """The tokens at which cumulative probabilities pass given numbers.
 
     Args:
         probs: [N, V]; a token of probability 0 is never returned.
@@ -189,8 +181,24 @@ def inverse_cdf(probs: Tensor, uniform: Tensor) -> Tensor:
 
     Returns:
         int64 [N, 1].
+
+    Raises:
+        FloatingPointError: the probabilities are not finite.
     """
-    exact = torch.float32 if probs.device.type == "mps" else torch.float64  # which that device does not have
-    cumulative = probs.to(exact).cumsum(dim=-1)
+    exact = _exact(probs.device)
+    cumulative = probs.cumsum(dim=-1, dtype=exact)
+    _check_finite(cumulative[:, -1])
     reached = uniform.to(exact).to(probs.device) * cumulative[:, -1:]
     return torch.searchsorted(cumulative, reached, right=True)
+
+
+def _exact(device: torch.device) -> torch.dtype:
+    return torch.float32 if device.type == "mps" else torch.float64  # which that device does not have
+
+
+def _check_finite(totals: Tensor) -> None:
+    if not torch.isfinite(totals).all():
+        raise FloatingPointError(
+            "the policy's probabilities are not finite: its weights have diverged (lower the learning rate), its "
+            "temperature is too small, or it rules out every legal token"
+        )

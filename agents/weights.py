@@ -4,7 +4,7 @@ Optimizers count up a version of every parameter; fused ones and writes through 
 can hold a checksum too.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -26,11 +26,21 @@ def weights_mark(model: PreTrainedModel, checksum: bool) -> tuple[Any, ...]:
     Returns:
         Something to compare with an earlier mark; equal where nothing has changed.
     """
-    tensors = [*model.parameters(), *model.buffers()]
+    tensors = list(_tensors(model))
     places = tuple((tensor.data_ptr(), None if tensor.is_inference() else tensor._version) for tensor in tensors)
     device = model.device.type
     kind = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), adapter_state(model))
     return (places, kind, _checksum(tensors) if checksum else ())
+
+
+def _tensors(model: torch.nn.Module) -> Iterator[Tensor]:
+    """Parameters and buffers, tied ones each time; without the names that torch's own walk makes up."""
+    modules = [model]
+    while modules:
+        module = modules.pop()
+        yield from (tensor for tensor in module._parameters.values() if tensor is not None)
+        yield from (tensor for tensor in module._buffers.values() if tensor is not None)
+        modules += [child for child in module._modules.values() if child is not None]
 
 
 def _checksum(tensors: Iterable[Tensor]) -> tuple[float, ...]:

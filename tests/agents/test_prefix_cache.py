@@ -44,9 +44,10 @@ MODELS: dict[str, Callable[[], PreTrainedModel]] = {
 
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks():
-    """Storage that has to grow all the time, and has no room to spare."""
+    """Storage that has to grow all the time, and has no room to spare; short prefixes are kept once too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("agents.key_values._BLOCK", 2)
+        patch.setattr("agents.prefix_cache._WORTH_SHARING", 2)
         yield
 
 

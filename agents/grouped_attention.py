@@ -1,0 +1,137 @@
+"""Attention of one new token a row over keys in two places: those of a trunk that rows share, and the row's own.
+
+The trunk's keys are read once for all the rows of a group, in one product, rather than once a row. Stands in for
+transformers' `sdpa` while `attending` is entered, and there only where it is sure of what it is asked.
+"""
+
+import threading
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
+
+if TYPE_CHECKING:
+    from agents.key_values import KeyValues
+
+_NAME = "textgym_grouped"
+_MOST_PADDING = 3  # places of all groups, padded to the largest, for each row
+_UNDERSTOOD = {"dropout", "scaling", "is_causal", "position_ids", "use_cache", "cache_position", "output_attentions"}
+_feeding = threading.local()
+_locks: "weakref.WeakKeyDictionary[PreTrainedModel, threading.RLock]" = weakref.WeakKeyDictionary()
+
+
+class Grouping(NamedTuple):
+    """Rows by the trunk that they begin with; G trunks, at most g rows each."""
+
+    members: Tensor  # int64 [G, g], rows, the first row where a group has fewer
+    place: Tensor  # int64 [b], where a row stands in `members`, flattened
+
+
+class Parts(NamedTuple):
+    """What b rows look at."""
+
+    keys: Tensor  # [b, heads, C, d]
+    values: Tensor
+    trunk_keys: Tensor  # [trunks, heads, P, d]
+    trunk_values: Tensor
+    grouping: Grouping | None
+
+
+def grouping(trunk: Tensor, trunk_seen: int) -> Grouping | None:
+    """Rows by their trunks, int64 [b]; None where nothing is shared, or padding would cost more than sharing saves."""
+    if not trunk_seen:
+        return None
+    sizes = torch.bincount(trunk)
+    most = int(sizes.max())
+    if len(sizes) * most > _MOST_PADDING * len(trunk):
+        return None
+    order = torch.argsort(trunk, stable=True)
+    within = torch.arange(len(trunk), device=trunk.device) - (sizes.cumsum(0) - sizes)[trunk[order]]
+    place = torch.empty_like(trunk)
+    place[order] = trunk[order] * most + within
+    members = trunk.new_zeros(len(sizes) * most)
+    members[place] = torch.arange(len(trunk), device=trunk.device)
+    return Grouping(members.view(len(sizes), most), place)
+
+
+def takes_parts(model: PreTrainedModel) -> bool:
+    """Whether the layers of a model can be made to look at parts."""
+    return model.config._attn_implementation in ("sdpa", _NAME)
+
+
+@contextmanager
+def attending(model: PreTrainedModel, storage: "KeyValues") -> Iterator[None]:
+    """Let the layers of a model look at what the storage holds by its parts, where they use transformers' `sdpa`."""
+    if not takes_parts(model):
+        yield
+        return
+    with _locks.setdefault(model, threading.RLock()):  # other threads may run the model over storage of their own
+        _feeding.storage, model.config._attn_implementation = storage, _NAME
+        try:
+            yield
+        finally:
+            _feeding.storage, model.config._attn_implementation = None, "sdpa"
+
+
+def _attention(
+    module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, Tensor | None]:
+    """Transformers' interface for attention: [B, heads, q, d] to [B, q, heads, d]."""
+    storage: KeyValues | None = getattr(_feeding, "storage", None)  # of this thread
+    unusual = any(argument is not None for name, argument in kwargs.items() if name not in _UNDERSTOOD)
+    if storage is not None and query.shape[2] == 1 and attention_mask is not None and not unusual:
+        parts = storage.parts_of(getattr(module, "layer_idx", None), key)
+        if parts is not None:
+            scaling = kwargs.get("scaling")
+            scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+            return _one_token(query[:, :, 0], attention_mask[:, 0], parts, scaling)[:, None], None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+AttentionInterface.register(_NAME, _attention)
+AttentionMaskInterface.register(_NAME, sdpa_mask)
+
+
+def _one_token(query: Tensor, visible: Tensor, parts: Parts, scaling: float) -> Tensor:
+    """softmax(q Kᵀ · scaling) V over both parts.
+
+    Args:
+        query: [b, H, d].
+        visible: bool [b, 1, P + C].
+        parts: with heads that divide H.
+        scaling: of the scores.
+
+    Returns:
+        [b, H, d].
+    """
+    rows, heads, size = query.shape
+    kept = parts.keys.shape[1]
+    query = query.reshape(rows, kept, heads // kept, size) * scaling
+    scores = torch.matmul(query, parts.keys.transpose(2, 3))  # [b, kept, heads / kept, C]
+    if parts.grouping is not None:
+        scores = torch.cat([_by_group(query, parts.trunk_keys.transpose(2, 3), parts.grouping), scores], dim=3)
+    # Half precision would round the sum of the weights.
+    scores = scores.masked_fill_(~visible[:, None], float("-inf"))
+    weights = scores.softmax(dim=3, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
+    shared = weights.shape[3] - parts.keys.shape[2]
+    output = torch.matmul(weights[..., shared:], parts.values)
+    if parts.grouping is not None:
+        output = output + _by_group(weights[..., :shared], parts.trunk_values, parts.grouping)
+    return output.reshape(rows, heads, size)
+
+
+def _by_group(rows: Tensor, matrices: Tensor, grouping: Grouping) -> Tensor:
+    """Each row, [b, kept, n, x], times the matrix of its group, [trunks, kept, x, y]: [b, kept, n, y]."""
+    groups, most = grouping.members.shape
+    _, kept, each, inner = rows.shape
+    gathered = rows[grouping.members]  # [G, g, kept, n, x]
+    gathered = gathered.transpose(1, 2).reshape(groups, kept, most * each, inner)
+    product = torch.matmul(gathered, matrices[:groups])  # [G, kept, g · n, y]
+    product = product.view(groups, kept, most, each, -1).transpose(1, 2).reshape(groups * most, kept, each, -1)
+    return product[grouping.place]
