@@ -16,31 +16,33 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from agents.grouped_attention import Grouping, Parts, attending, grouping, takes_parts
 from agents.models import forward_parameters, logits_at, max_length_of
 
-_BLOCK = 128  # positions that storage grows by at least
+_BLOCK = 32  # positions that storage grows by at least
 
 
 class Feed(NamedTuple):
-    """Tokens that some rows go on with.
+    """Tokens that b rows go on with; positions are those of the whole history, the trunk's tokens included."""
 
-    Rows are a slice or int64 [b], b of them; positions are those of the whole history, the trunk's tokens included.
-    """
-
-    rows: Tensor | slice
-    tokens: Tensor  # int64 [b, q]; past a row's own count, anything
-    first: Tensor  # int64 [b], tokens that the row holds already
-    count: Tensor  # int64 [b], how many of its q tokens are meant, at least 1
-    trunk: Tensor  # int64 [b], the trunk that the row begins with; any where it begins with none
-    base: Tensor  # int64 [b], how many first tokens of the trunk are the row's; 0 for none
+    rows: np.ndarray | slice  # int64 [b], or a slice of b rows
+    tokens: np.ndarray  # int64 [b, q]; past a row's own count, anything
+    first: np.ndarray  # int64 [b], tokens that the row holds already
+    count: np.ndarray  # int64 [b], how many of its q tokens are meant, at least 1
+    trunk: np.ndarray  # int64 [b], the trunk that the row begins with; any where it begins with none
+    base: np.ndarray  # int64 [b], how many first tokens of the trunk are the row's; 0 for none
 
 
 class KeyValues(Cache):
     """Storage for S rows of C positions and for trunks, for each layer of a model; all grow as needed.
 
     What stands at a position that no row has reached is never seen by a token, and is finite.
+
+    Args:
+        model: the language model; it stays where it is.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(layers=[])
+        self.model, self.device, self.most = model, model.device, max_length_of(model)  # each slow to ask for
+        self.name = _cache_name(model)
         self.num_rows = self.length = self.num_trunks = self.trunk_length = 0
         self.rows: Tensor | slice = slice(0)
         self.places = torch.zeros(0, 0, dtype=torch.long)  # of the tokens fed, in the row's own storage, [b, q]
@@ -48,49 +50,57 @@ class KeyValues(Cache):
         self.trunk = torch.zeros(0, dtype=torch.long)
         self.grouping: Grouping | None = None
 
-    def feed(self, model: PreTrainedModel, feed: Feed) -> Tensor:
+    def feed(self, feed: Feed) -> Tensor:
         """Run the next tokens of some rows, and keep their keys and values.
 
         Returns:
             [b, V'] logits after the last token of each row.
         """
-        steps = torch.arange(feed.tokens.shape[1], device=feed.tokens.device)
-        positions = feed.first[:, None] + steps
-        self.rows, self.trunk = feed.rows, feed.trunk
-        self.places = positions - feed.base[:, None]
-        self.seen, self.trunk_seen = int(self.places.max()) + 1, int(feed.base.max())
-        single = feed.tokens.shape[1] == 1 and takes_parts(model)
-        self.grouping = grouping(feed.trunk, self.trunk_seen) if single else None
-        most = max_length_of(model)
-        # Tokens past a row's count may stand further than the model has positions for; nothing reads what they say.
-        position_ids = positions if most is None else positions.clamp(max=most - 1)
-        with attending(model, self):
+        width = feed.tokens.shape[1]
+        self.seen, self.trunk_seen = int((feed.first - feed.base).max()) + width, int(feed.base.max())
+        self.rows = feed.rows if isinstance(feed.rows, slice) else self.to_device(feed.rows)
+        columns = [feed.tokens.T, feed.first, feed.count - 1, feed.base, feed.trunk]
+        *tokens, first, last, base, self.trunk = self.to_device(np.vstack(columns)).unbind()  # in one transfer
+        positions = first[:, None] + torch.arange(width, device=self.device)
+        self.places = positions - base[:, None]
+        single = width == 1 and takes_parts(self.model)
+        self.grouping = grouping(self.trunk, self.trunk_seen) if single else None
+        with attending(self.model, self):
             logits = logits_at(
-                model,
-                feed.tokens,
-                (feed.count - 1)[:, None],
-                attention_mask=self._mask(model, feed.base),
-                position_ids=position_ids,
+                self.model,
+                torch.stack(tokens, dim=1),
+                last[:, None],
+                attention_mask=self._mask(base),
+                # Tokens past a row's count may stand further than the model has positions for; nothing reads what
+                # they say.
+                position_ids=positions if self.most is None else positions.clamp(max=self.most - 1),
                 use_cache=True,
-                **{_cache_name(model): self},
+                **{self.name: self},
             )
         return logits[:, 0]
 
-    def reserve(self, num_rows: int, length: int) -> None:
-        """Make room for so many rows and positions."""
+    def to_device(self, array: np.ndarray) -> Tensor:
+        """An array as a tensor where the model is."""
+        return torch.as_tensor(array, device=self.device)
+
+    def reserve(self, num_rows: int, length: int, used: int) -> None:
+        """Make room for so many rows and positions; none but the `used` first positions hold anything."""
         if num_rows > self.num_rows or length > self.length:
             self.num_rows = max(num_rows, self.num_rows)
             self.length = _grown(self.length, length)
             for layer in self._kept():
-                layer.grow()
+                layer.grow(used)
 
-    def copy_rows(self, source: Tensor, target: Tensor, length: int) -> None:
+    def copy_rows(self, source: np.ndarray, target: np.ndarray, length: int) -> None:
         """Copy what some rows, int64 [n], hold of their own, so many first positions of it, to others."""
+        sources, targets = self.to_device(np.stack([source, target])).unbind()
         for layer in self._kept():
             for storage in (layer.keys, layer.values):
-                storage[target, :, :length] = storage[source, :, :length]
+                storage[targets, :, :length] = storage[sources, :, :length]
 
-    def add_trunks(self, first: int, rows: Tensor, trunk: Tensor, base: Tensor, lengths: np.ndarray) -> None:
+    def add_trunks(
+        self, first: int, rows: np.ndarray, trunk: np.ndarray, base: np.ndarray, lengths: np.ndarray
+    ) -> None:
         """Make trunks number `first` and on out of what some rows hold.
 
         Args:
@@ -105,13 +115,13 @@ class KeyValues(Cache):
             self.trunk_length = _grown(self.trunk_length, int(lengths.max()))
             for layer in self._kept():
                 layer.grow_trunks()
-        longest = int(base.max())
+        made = list(zip(rows.tolist(), trunk.tolist(), base.tolist(), lengths.tolist(), strict=True))
         for layer in self._kept():
             for storage, trunks in ((layer.keys, layer.trunk_keys), (layer.values, layer.trunk_values)):
-                for place, length in enumerate(lengths.tolist()):
-                    old = int(base[place]) if longest else 0
-                    trunks[first + place, :, :old] = trunks[trunk[place], :, :old]
-                    trunks[first + place, :, old:length] = storage[rows[place], :, : length - old]
+                for place, (row, old, shared, length) in enumerate(made, start=first):
+                    if shared:
+                        trunks[place, :, :shared] = trunks[old, :, :shared]
+                    trunks[place, :, shared:length] = storage[row, :, : length - shared]
 
     def move_trunk(self, source: int, target: int) -> None:
         """Put a trunk in the place of another."""
@@ -137,7 +147,7 @@ class KeyValues(Cache):
     def _kept(self) -> "list[_Layer]":
         return [layer for layer in self.layers if layer.is_initialized]  # of some models not every layer keeps any
 
-    def _mask(self, model: PreTrainedModel, base: Tensor) -> Tensor:
+    def _mask(self, base: Tensor) -> Tensor:
         """[b, 1, q, trunk_seen + seen]: a token sees its row's part of the trunk, and its own row up to itself."""
         columns = torch.arange(self.seen, device=base.device)
         visible = columns <= self.places[:, :, None]
@@ -145,11 +155,11 @@ class KeyValues(Cache):
             shared = torch.arange(self.trunk_seen, device=base.device) < base[:, None, None]
             visible = torch.cat([shared.expand(-1, visible.shape[1], -1), visible], dim=2)
         visible = visible[:, None]
-        if model.config._attn_implementation != "eager":
+        if self.model.config._attn_implementation != "eager":
             return visible
         # Eager attention adds the mask to its weights.
-        nothing = torch.zeros((), dtype=model.dtype, device=visible.device)
-        return nothing.expand(visible.shape).masked_fill(~visible, torch.finfo(model.dtype).min)
+        nothing = torch.zeros((), dtype=self.model.dtype, device=visible.device)
+        return nothing.expand(visible.shape).masked_fill(~visible, torch.finfo(self.model.dtype).min)
 
 
 class _Layer(CacheLayerMixin):
@@ -196,10 +206,10 @@ class _Layer(CacheLayerMixin):
             own = self.keys[rows, :, :seen], self.values[rows, :, :seen]  # of a slice, a view and no copy
         return Parts(*own, self.trunk_keys[:, :, :shared], self.trunk_values[:, :, :shared], owner.grouping)
 
-    def grow(self) -> None:
+    def grow(self, used: int) -> None:
         """Take the owner's measures, keeping what is there."""
         rows, length = self.owner.num_rows, self.owner.length
-        self.keys, self.values = _copied(self.keys, rows, length), _copied(self.values, rows, length)
+        self.keys, self.values = (_copied(old[:, :, :used], rows, length) for old in (self.keys, self.values))
 
     def grow_trunks(self) -> None:
         """The same of the trunks."""
@@ -245,9 +255,4 @@ def _copied(old: Tensor, rows: int, length: int) -> Tensor:
 
 def _zeros(like: Tensor, rows: int, length: int) -> Tensor:
     """Storage [rows, heads, length, size of a head]. Zeros: a weight of 0 on a NaN would be a NaN."""
-    shape = (rows, like.shape[1], length, like.shape[3])
-    if like.device.type != "cpu" or not math.prod(shape):
-        return like.new_zeros(shape)
-    # Numpy's zeros are pages that the system clears when they are written to; most never are.
-    memory = torch.from_numpy(np.zeros(math.prod(shape) * like.element_size(), dtype=np.uint8))
-    return memory.view(like.dtype).view(shape)
+    return like.new_zeros(rows, like.shape[1], length, like.shape[3])

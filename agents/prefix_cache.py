@@ -8,20 +8,26 @@ What many of them begin with is kept once, as a trunk. Does not sample, and know
 import copy
 import threading
 from bisect import bisect_left
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from agents.histories import (
+    Histories,
+    batches_of,
+    distinct,
+    grown_hashes,
+    hashes_of,
+    keys_of,
+    slots_of,
+)
 from agents.key_values import Feed, KeyValues
 from agents.weights import weights_mark
 
 _NOTHING = -1  # in the table of held tokens; no token
-_ORDERED = np.dtype(">u4")  # the bytes of such numbers are in order where the numbers are
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that its powers never vanish
 _WORTH_SHARING = 16  # tokens; fewer are copied to each row
 
 
@@ -55,7 +61,7 @@ class PrefixCache:
 
     def clear(self) -> None:
         """Forget every history, and free the memory."""
-        self._storage = KeyValues()
+        self._storage = KeyValues(self.model)
         # Of each of S slots:
         self._tokens = np.full((0, 0), _NOTHING, dtype=np.int64)  # the history that it holds, [S, C]
         self._lengths = np.zeros(0, dtype=np.int64)  # of that, [S]
@@ -63,6 +69,7 @@ class PrefixCache:
         self._trunk = np.zeros(0, dtype=np.int64)  # the trunk that it begins with, [S]
         self._base = np.zeros(0, dtype=np.int64)  # how many tokens of it; 0 where it begins with none
         self._num_trunks = 0
+        self._num_first = 0  # slots that the last call used, the first ones
         self._mark: tuple[Any, ...] | None = None
 
     def logits(self, tokens: np.ndarray, lengths: np.ndarray) -> Tensor:
@@ -85,21 +92,20 @@ class PrefixCache:
 
     def _logits(self, tokens: np.ndarray, lengths: np.ndarray) -> Tensor:
         self._clear_if_weights_changed()
-        tokens = tokens[:, : int(lengths.max())]
-        histories, row_of = _Histories(tokens, lengths), np.arange(len(tokens))
+        histories = Histories(tokens[:, : int(lengths.max())], lengths)
         source = self._grown_from(histories)
         if source is not None:
-            shared = lengths - 1
-        else:
-            histories, row_of, keys = _distinct(histories)
-            self._read_common_header(histories)
-            source, shared = self._longest_prefixes(histories, keys)
-        slots = _slots(source, histories.lengths - shared == 1)
+            return self._grow(histories, source)
+        histories, row_of, keys = distinct(histories)
+        self._read_common_header(histories)
+        source, shared = self._longest_prefixes(histories, keys)
+        slots = slots_of(source, histories.lengths - shared == 1)
         order = np.argsort(slots)  # from here on, history k is the one of slot k
-        logits = self._extend(histories.take(order), source[order], shared[order])
-        return logits[torch.as_tensor(slots[row_of], device=logits.device)]
+        # As many slots as there are rows: equal histories, groups at their start, differ one token later.
+        logits = self._extend(histories.take(order), source[order], shared[order], len(row_of))
+        return logits[self._storage.to_device(slots[row_of])]
 
-    def _grown_from(self, histories: "_Histories") -> np.ndarray | None:
+    def _grown_from(self, histories: Histories) -> np.ndarray | None:
         """For each history the slot whose history it is, but for the last token; None unless all are, of one each.
 
         That is the usual case, and this its short way: slots are found by their hashes, and then compared.
@@ -109,12 +115,41 @@ class PrefixCache:
         if not 0 < width <= self._tokens.shape[1] or not known.all():
             return None
         order = np.argsort(self._hashes)
-        place = np.searchsorted(self._hashes[order], _hashes(histories.tokens, known))
+        place = np.searchsorted(self._hashes[order], hashes_of(histories.tokens, known))
         source = order[np.minimum(place, len(order) - 1)]
         same = (self._tokens[source, :width] == histories.tokens[:, :width]) | (np.arange(width) >= known[:, None])
         if not (self._lengths[source] == known).all() or not same.all() or np.bincount(source).max() > 1:
             return None
         return source
+
+    def _grow(self, histories: Histories, source: np.ndarray) -> Tensor:
+        """Run the last token of each history, whose others are what its slot holds; logits [n, V']."""
+        num_rows, lengths = len(source), histories.lengths
+        slots, beyond = source, source >= num_rows
+        if beyond.any():  # to where rows have been dropped
+            slots = source.copy()
+            slots[beyond] = np.setdiff1d(np.arange(num_rows), source)
+            self._move(source[beyond], slots[beyond])
+        if self._num_trunks and num_rows < self._num_first:
+            self._root(self._trunk[:num_rows].copy(), self._base[:num_rows].copy())
+        self._num_first = num_rows
+        own = self._lengths - self._base
+        self._make_room(num_rows, histories.tokens.shape[1])
+        self._storage.reserve(num_rows, int(own[:num_rows].max()) + 1, int(own.max()))
+        last = histories.tokens[np.arange(num_rows), lengths - 1]
+        self._tokens[slots, lengths - 1] = last
+        self._hashes[slots] = grown_hashes(self._hashes[slots], last, lengths)
+        self._lengths[slots] = lengths
+        in_order = np.array_equal(slots, np.arange(num_rows))
+        order = slice(None) if in_order else np.argsort(slots)
+        logits = self._feed(slice(0, num_rows), last[order, None], lengths[order] - 1, np.ones(num_rows, dtype=int))
+        return logits if in_order else logits[self._storage.to_device(slots)]
+
+    def _move(self, source: np.ndarray, target: np.ndarray) -> None:
+        """Let some slots hold what others do."""
+        self._storage.copy_rows(source, target, int((self._lengths - self._base)[source].max()))
+        for held in (self._tokens, self._lengths, self._hashes, self._trunk, self._base):
+            held[target] = held[source]
 
     def _clear_if_weights_changed(self) -> None:
         mark = weights_mark(self.model, self.checksum)
@@ -122,7 +157,7 @@ class PrefixCache:
             self.clear()
         self._mark = mark
 
-    def _longest_prefixes(self, histories: "_Histories", keys: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
+    def _longest_prefixes(self, histories: Histories, keys: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
         """For each history the slot that shares most with it, -1 for none, and how many tokens of that are of use.
 
         In the order of a dictionary, the slot that shares most with a history stands right before or right after it.
@@ -130,7 +165,7 @@ class PrefixCache:
         numbers = np.flatnonzero(self._lengths)
         if not len(numbers):
             return np.full(len(keys), -1), np.zeros(len(keys), dtype=np.int64)
-        held = _keys(_Histories(self._tokens[numbers], self._lengths[numbers]))
+        held = keys_of(Histories(self._tokens[numbers], self._lengths[numbers]))
         order = sorted(range(len(held)), key=held.__getitem__)
         held, numbers = [held[place] for place in order], numbers[order]
         place = np.array([bisect_left(held, key) for key in keys])
@@ -141,14 +176,14 @@ class PrefixCache:
         shared = np.minimum(np.maximum(shared_before, shared_after), histories.lengths - 1)
         return np.where(shared > 0, source, -1), shared
 
-    def _shared(self, histories: "_Histories", slots: np.ndarray) -> np.ndarray:
+    def _shared(self, histories: Histories, slots: np.ndarray) -> np.ndarray:
         """How many first tokens each history shares with a slot, int64 [n]."""
         width = min(self._tokens.shape[1], histories.tokens.shape[1])
         differ = self._tokens[slots, :width] != histories.tokens[:, :width]
         shared = np.where(differ.any(axis=1), differ.argmax(axis=1), width)
         return np.minimum(shared, histories.lengths)
 
-    def _read_common_header(self, histories: "_Histories") -> None:
+    def _read_common_header(self, histories: Histories) -> None:
         """Where nothing is known yet, run what all the histories begin with once."""
         if self._storage.num_rows or len(histories.lengths) < 2:
             return
@@ -156,26 +191,30 @@ class PrefixCache:
         common = int(differ.argmax()) if differ.any() else len(differ)
         common = min(common, int(histories.lengths.min()) - 1)
         if common >= _WORTH_SHARING:
-            header = _Histories(histories.tokens[:1, :common], np.array([common]))
+            header = Histories(histories.tokens[:1, :common], np.array([common]))
             self._extend(header, np.array([-1]), np.array([0]))
 
-    def _extend(self, histories: "_Histories", source: np.ndarray, shared: np.ndarray) -> Tensor:
-        """Bring what is of use to each slot, and run what is new; logits [n, V'] in the order of slots."""
+    def _extend(self, histories: Histories, source: np.ndarray, shared: np.ndarray, num_slots: int = 1) -> Tensor:
+        """Bring what is of use to each slot, and run what is new; logits [n, V'] in the order of slots.
+
+        There will be room for at least `num_slots`.
+        """
         trunk, base = self._rooted(source, shared)
         counts, own = histories.lengths - shared, shared - base
-        batches = list(_batches(counts))
+        batches = list(batches_of(counts))
         # Past its own count a row is written to as well, up to that of the longest beside it.
-        self._storage.reserve(len(source), max(int(own[rows].max() + counts[rows].max()) for rows in batches))
+        needed = max(int(own[rows].max() + counts[rows].max()) for rows in batches)
+        self._storage.reserve(max(len(source), num_slots), needed, int((self._lengths - self._base).max(initial=0)))
         self._remember(histories, shared)
         moved = np.flatnonzero((source != np.arange(len(source))) & (own > 0))
         if len(moved):
-            source_rows, rows = self._to_device(source[moved]), self._to_device(moved)
-            self._storage.copy_rows(source_rows, rows, int(own[moved].max()))
+            self._storage.copy_rows(source[moved], moved, int(own[moved].max()))
         self._root(trunk, base)
-        parts = [self._feed(histories, rows, shared[rows], counts[rows]) for rows in batches]
+        self._num_first = len(source)
+        parts = [self._run(histories, rows, shared[rows], counts[rows]) for rows in batches]
         self._remember(histories, histories.lengths)
         order = np.argsort(np.concatenate(batches))
-        return torch.cat(parts)[self._to_device(order)]
+        return torch.cat(parts)[self._storage.to_device(order)]
 
     def _rooted(self, source: np.ndarray, shared: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The trunk that each history will begin with, and how many of its tokens, int64 [n] each.
@@ -194,8 +233,7 @@ class PrefixCache:
         lengths = np.array([shared[forks & (which == number)].max() for number in new])
         rows = slots[new]
         old = np.minimum(self._base[rows], lengths)
-        device = [self._to_device(array) for array in (rows, self._trunk[rows], old)]
-        self._storage.add_trunks(self._num_trunks, *device, lengths)
+        self._storage.add_trunks(self._num_trunks, rows, self._trunk[rows], old, lengths)
         trunk[forks] = self._num_trunks + np.searchsorted(new, which[forks])
         base[forks] = shared[forks]
         self._num_trunks += len(new)
@@ -217,89 +255,32 @@ class PrefixCache:
         self._num_trunks = len(used)
         self._trunk = np.where(self._base > 0, number[self._trunk], 0) if len(number) else self._trunk
 
-    def _feed(self, histories: "_Histories", rows: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Tensor:
+    def _run(self, histories: Histories, rows: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Tensor:
         columns = first[:, None] + np.arange(counts.max())
         tokens = histories.tokens[rows[:, None], np.minimum(columns, histories.lengths[rows, None] - 1)]
-        self.tokens_fed += int(counts.sum())
         # The first slots as a slice: their keys and values are looked at where they are, not copied.
         in_order = np.array_equal(rows, np.arange(len(rows)))
-        numbers = slice(0, len(rows)) if in_order else self._to_device(rows)
-        arrays = tokens, first, counts, self._trunk[rows], self._base[rows]
-        tokens, *rest = (self._to_device(array) for array in arrays)
-        return self._storage.feed(self.model, Feed(numbers, tokens, *rest))
+        return self._feed(slice(0, len(rows)) if in_order else rows, tokens, first, counts)
 
-    def _remember(self, histories: "_Histories", counts: np.ndarray) -> None:
+    def _feed(self, rows: np.ndarray | slice, tokens: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Tensor:
+        self.tokens_fed += int(counts.sum())
+        return self._storage.feed(Feed(rows, tokens, first, counts, self._trunk[rows], self._base[rows]))
+
+    def _remember(self, histories: Histories, counts: np.ndarray) -> None:
         """Note that the first slots hold so many tokens of their histories, and nothing else."""
         num_rows, width = histories.tokens.shape
-        added = num_rows - len(self._lengths)
-        if added > 0 or width > self._tokens.shape[1]:
-            # Twice as wide as before at least, so that growth copies little in all.
-            wide = max(width, 2 * self._tokens.shape[1]) if width > self._tokens.shape[1] else self._tokens.shape[1]
-            table = np.full((max(num_rows, len(self._lengths)), wide), _NOTHING)
-            table[: self._tokens.shape[0], : self._tokens.shape[1]] = self._tokens
-            self._tokens = table
-        if added > 0:
-            for name in ("_lengths", "_hashes", "_trunk", "_base"):
-                setattr(self, name, np.pad(getattr(self, name), (0, added)))
+        self._make_room(num_rows, width)
         self._tokens[:num_rows, width:] = _NOTHING
         self._tokens[:num_rows, :width] = np.where(np.arange(width) < counts[:, None], histories.tokens, _NOTHING)
-        self._lengths[:num_rows], self._hashes[:num_rows] = counts, _hashes(histories.tokens, counts)
+        self._lengths[:num_rows], self._hashes[:num_rows] = counts, hashes_of(histories.tokens, counts)
 
-    def _to_device(self, array: np.ndarray) -> Tensor:
-        return torch.as_tensor(array, device=self.model.device)
-
-
-class _Histories(NamedTuple):
-    """Histories that differ from one another."""
-
-    tokens: np.ndarray  # int64 [n, L]
-    lengths: np.ndarray  # int64 [n]
-
-    def take(self, order: np.ndarray) -> "_Histories":
-        """The same in another order."""
-        return _Histories(self.tokens[order], self.lengths[order])
-
-
-def _distinct(histories: _Histories) -> tuple[_Histories, np.ndarray, list[bytes]]:
-    """The histories, each once, which of them each row is, int64 [N], and their keys."""
-    places: dict[bytes, int] = {}
-    row_of = np.array([places.setdefault(key, len(places)) for key in _keys(histories)])
-    return histories.take(np.unique(row_of, return_index=True)[1]), row_of, list(places)
-
-
-def _keys(histories: _Histories) -> list[bytes]:
-    """Bytes in the order of which a history stands right before those that go on from it."""
-    encoded = np.ascontiguousarray(histories.tokens, dtype=_ORDERED)
-    return [row[:length].tobytes() for row, length in zip(encoded, histories.lengths.tolist(), strict=True)]
-
-
-def _hashes(tokens: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Of the first tokens of each row, uint64 [n]: Σ_t (x_t + 1) F^t; of no tokens, 0."""
-    width = tokens.shape[1]
-    powers = np.cumprod(np.full(width, _FACTOR))
-    terms = np.where(np.arange(width) < lengths[:, None], tokens + 1, 0).astype(np.uint64)
-    return terms @ powers
-
-
-def _slots(source: np.ndarray, grows: np.ndarray) -> np.ndarray:
-    """A slot for each history, a permutation of 0..n-1: those that grow first, as many as can where their source is."""
-    slots = np.full(len(source), -1)
-    for chosen, low, high in ((grows, 0, grows.sum()), (~grows, grows.sum(), len(source))):
-        stay = np.flatnonzero(chosen & (source >= low) & (source < high))
-        stay = stay[np.unique(source[stay], return_index=True)[1]]  # one of those that share a source
-        slots[stay] = source[stay]
-        free = np.setdiff1d(np.arange(low, high), source[stay])
-        slots[chosen & (slots < 0)] = free
-    return slots
-
-
-def _batches(counts: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows that are run together, int64 [b]: those with one token, and others of like number, to pad little."""
-    order = np.argsort(counts, kind="stable")
-    first = 0
-    while first < len(order):
-        least = counts[order[first]]
-        within = counts[order] <= (1 if least == 1 else 2 * least)
-        end = int(within.sum())
-        yield order[first:end]
-        first = end
+    def _make_room(self, num_rows: int, width: int) -> None:
+        """Let there be so many slots, and so many tokens in each: twice as many as before, that growth cost little."""
+        slots, wide = self._tokens.shape
+        if num_rows <= slots and width <= wide:
+            return
+        added = max(0, num_rows - slots)
+        more = max(width, 2 * wide) - wide if width > wide else 0
+        self._tokens = np.pad(self._tokens, ((0, added), (0, more)), constant_values=_NOTHING)
+        for name in ("_lengths", "_hashes", "_trunk", "_base"):
+            setattr(self, name, np.pad(getattr(self, name), (0, added)))
