@@ -41,6 +41,7 @@ class Parts(NamedTuple):
     trunk_keys: Tensor  # [trunks, heads, P, d]
     trunk_values: Tensor
     grouping: Grouping | None
+    uniform: bool  # whether every row sees all of it
 
 
 def grouping(trunk: Tensor, trunk_seen: int) -> Grouping | None:
@@ -116,8 +117,9 @@ def _one_token(query: Tensor, visible: Tensor, parts: Parts, scaling: float) -> 
     scores = torch.matmul(query, parts.keys.transpose(2, 3))  # [b, kept, heads / kept, C]
     if parts.grouping is not None:
         scores = torch.cat([_by_group(query, parts.trunk_keys.transpose(2, 3), parts.grouping), scores], dim=3)
+    if not parts.uniform:
+        scores = scores.masked_fill_(~visible[:, None], float("-inf"))
     # Half precision would round the sum of the weights.
-    scores = scores.masked_fill_(~visible[:, None], float("-inf"))
     weights = scores.softmax(dim=3, dtype=torch.promote_types(scores.dtype, torch.float32)).to(scores.dtype)
     shared = weights.shape[3] - parts.keys.shape[2]
     output = torch.matmul(weights[..., shared:], parts.values)

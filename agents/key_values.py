@@ -42,11 +42,13 @@ class KeyValues(Cache):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__(layers=[])
         self.model, self.device, self.most = model, model.device, max_length_of(model)  # each slow to ask for
-        self.name = _cache_name(model)
+        self.name, self.format = _cache_name(model), _format(model)
         self.num_rows = self.length = self.num_trunks = self.trunk_length = 0
         self.rows: Tensor | slice = slice(0)
         self.places = torch.zeros(0, 0, dtype=torch.long)  # of the tokens fed, in the row's own storage, [b, q]
+        self.written: Tensor | None = None  # the same, as rows of a matrix that holds every position of every head
         self.seen = self.trunk_seen = 0
+        self.uniform = False  # whether every row sees all that any of them does
         self.trunk = torch.zeros(0, dtype=torch.long)
         self.grouping: Grouping | None = None
 
@@ -63,6 +65,10 @@ class KeyValues(Cache):
         *tokens, first, last, base, self.trunk = self.to_device(np.vstack(columns)).unbind()  # in one transfer
         positions = first[:, None] + torch.arange(width, device=self.device)
         self.places = positions - base[:, None]
+        self.written = None
+        self.uniform = bool(
+            width == 1 and (np.ptp(feed.first - feed.base) == 0) and (feed.base == self.trunk_seen).all()
+        )
         single = width == 1 and takes_parts(self.model)
         self.grouping = grouping(self.trunk, self.trunk_seen) if single else None
         with attending(self.model, self):
@@ -78,6 +84,15 @@ class KeyValues(Cache):
                 **{self.name: self},
             )
         return logits[:, 0]
+
+    @property
+    def fits(self) -> bool:
+        """Whether what the model computes now can be stored here, and its memory is worth keeping for that.
+
+        A system hands out fresh memory page by page, which for a rollout takes as long as a quarter of its products. On
+        other devices torch keeps freed memory itself, for whoever needs it next.
+        """
+        return self.device.type == "cpu" and self.format == _format(self.model)
 
     def to_device(self, array: np.ndarray) -> Tensor:
         """An array as a tensor where the model is."""
@@ -137,6 +152,15 @@ class KeyValues(Cache):
             self.layers.append(_Layer(self))
         return self.layers[layer_idx].update(key_states, value_states)
 
+    def written_to(self, heads: int) -> Tensor:
+        """Where the tokens fed go, int64 [b · heads · q], rows of storage as a matrix: faster than three indices."""
+        if self.written is None or self.written.numel() != heads * self.places.numel():
+            rows = self.rows
+            numbers = torch.arange(rows.start, rows.stop, device=self.device) if isinstance(rows, slice) else rows
+            first = (numbers[:, None] * heads + torch.arange(heads, device=self.device)) * self.length  # [b, heads]
+            self.written = (first[:, :, None] + self.places[:, None]).flatten()
+        return self.written
+
     def parts_of(self, layer_idx: int | None, keys: Tensor) -> Parts | None:
         """What a layer's rows look at, in two parts, if `keys` is what `update` has just returned for that layer."""
         if layer_idx is None or layer_idx >= len(self.layers):
@@ -183,10 +207,9 @@ class _Layer(CacheLayerMixin):
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
         owner = self.owner
-        rows, places = owner.rows, owner.places
-        numbers = torch.arange(rows.start, rows.stop, device=places.device) if isinstance(rows, slice) else rows
-        self.keys[numbers[:, None], :, places] = key_states.transpose(1, 2)
-        self.values[numbers[:, None], :, places] = value_states.transpose(1, 2)
+        _, heads, _, size = key_states.shape
+        for storage, states in ((self.keys, key_states), (self.values, value_states)):
+            storage.view(-1, size).index_copy_(0, owner.written_to(heads), states.reshape(-1, size))
         if self.apart and owner.grouping is not None:
             keys, values = key_states, value_states  # a token of what will be asked for by its parts
         else:
@@ -204,7 +227,8 @@ class _Layer(CacheLayerMixin):
             own = self.returned
         else:
             own = self.keys[rows, :, :seen], self.values[rows, :, :seen]  # of a slice, a view and no copy
-        return Parts(*own, self.trunk_keys[:, :, :shared], self.trunk_values[:, :, :shared], owner.grouping)
+        trunks = self.trunk_keys[:, :, :shared], self.trunk_values[:, :, :shared]
+        return Parts(*own, *trunks, owner.grouping, owner.uniform)
 
     def grow(self, used: int) -> None:
         """Take the owner's measures, keeping what is there."""
@@ -235,6 +259,11 @@ class _Layer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return self.owner.trunk_length + self.owner.length
+
+
+def _format(model: PreTrainedModel) -> tuple[Any, ...]:
+    device = model.device
+    return device, model.dtype, torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
 
 
 def _cache_name(model: PreTrainedModel) -> str:

@@ -126,6 +126,7 @@ class PolicyGradient:
             policy.add_value_head()
         self.weights = FullPrecision(policy.parameters())
         self.optimizer = torch.optim.Adam(self.weights.parameters, lr=self.settings["learning_rate"])
+        self.cache = policy.prefix_cache()  # of all rollouts, one after the other
         self.prompt_generator = np.random.default_rng(seed)
         self.minibatch_generator = np.random.default_rng([self.settings["seed"], 1])
         self.action_generator = torch.Generator(device="cpu").manual_seed(self.settings["seed"])
@@ -280,6 +281,7 @@ class PolicyGradient:
             group_size,
             self.action_generator,
             first_prompt=first_prompt,
+            cache=self.cache,
         )
 
     def _informative(self, rollout: Rollout) -> np.ndarray:

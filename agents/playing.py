@@ -76,6 +76,7 @@ def play(
     starts: dict[str, list[Any]],
     seed: int | None,
     generator: "torch.Generator | None",
+    cache: Any = None,
 ) -> dict[str, np.ndarray]:
     """Play episodes to their ends, as many at a time as there are rows.
 
@@ -85,6 +86,7 @@ def play(
         starts: reset options with one value an episode, B of them.
         seed: seeds the generators of the rows, which reward functions may draw with; None lets them go on.
         generator: draws the actions; the policy's own without one.
+        cache: of the policy, see `agents.rollout.collect`.
 
     Returns:
         The arrays of a `Rollout` by name, the steps as wide as the horizon; `action_mask`, `true_score` and `cut_off`
@@ -94,7 +96,7 @@ def play(
     count = len(next(iter(starts.values())))
     record = _empty_record(problem, count, truncates=bool(getattr(policy, "truncation", False)))
     rows = _Rows(envs, starts, count, seed)
-    choose = _chooser(policy, problem, generator)
+    choose = _chooser(policy, problem, generator, cache)
     actions = np.zeros(envs.num_envs, dtype=np.int64)
     while True:
         rows.refill()
@@ -153,11 +155,14 @@ class _Rows:
 
 
 def _chooser(
-    policy: Any, problem: Problem, generator: "torch.Generator | None"
+    policy: Any, problem: Problem, generator: "torch.Generator | None", cache: Any
 ) -> Callable[[np.ndarray, dict[str, Any], np.ndarray], dict[str, np.ndarray]]:
     """What asks the policy, and returns by name what a rollout keeps of its answer."""
     fixed: dict[str, Any] = {"generator": generator}
-    if callable(getattr(policy, "prefix_cache", None)):
+    if cache is not None:
+        cache.forget()
+        fixed["cache"] = cache
+    elif callable(getattr(policy, "prefix_cache", None)):
         fixed["cache"] = policy.prefix_cache()
     truncates = bool(getattr(policy, "truncation", False))
 

@@ -62,6 +62,12 @@ class PrefixCache:
     def clear(self) -> None:
         """Forget every history, and free the memory."""
         self._storage = KeyValues(self.model)
+        self.forget()
+
+    def forget(self) -> None:
+        """Forget every history; on a CPU the memory is kept for the next ones."""
+        if not self._storage.fits:
+            self._storage = KeyValues(self.model)
         # Of each of S slots:
         self._tokens = np.full((0, 0), _NOTHING, dtype=np.int64)  # the history that it holds, [S, C]
         self._lengths = np.zeros(0, dtype=np.int64)  # of that, [S]
@@ -154,7 +160,7 @@ class PrefixCache:
     def _clear_if_weights_changed(self) -> None:
         mark = weights_mark(self.model, self.checksum)
         if self._mark is not None and mark != self._mark:
-            self.clear()
+            self.forget()
         self._mark = mark
 
     def _longest_prefixes(self, histories: Histories, keys: list[bytes]) -> tuple[np.ndarray, np.ndarray]:
@@ -185,7 +191,7 @@ class PrefixCache:
 
     def _read_common_header(self, histories: Histories) -> None:
         """Where nothing is known yet, run what all the histories begin with once."""
-        if self._storage.num_rows or len(histories.lengths) < 2:
+        if self._lengths.any() or len(histories.lengths) < 2:
             return
         differ = (histories.tokens != histories.tokens[0]).any(axis=0)
         common = int(differ.argmax()) if differ.any() else len(differ)
