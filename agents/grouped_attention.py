@@ -91,7 +91,7 @@ def _attention(
         if parts is not None:
             scaling = kwargs.get("scaling")
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-            return _one_token(query[:, :, 0], attention_mask[:, 0], parts, scaling)[:, None], None
+            return one_token(query[:, :, 0], attention_mask[:, 0], parts, scaling)[:, None], None
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -99,8 +99,8 @@ AttentionInterface.register(_NAME, _attention)
 AttentionMaskInterface.register(_NAME, sdpa_mask)
 
 
-def _one_token(query: Tensor, visible: Tensor, parts: Parts, scaling: float) -> Tensor:
-    """softmax(q Kᵀ · scaling) V over both parts.
+def one_token(query: Tensor, visible: Tensor, parts: Parts, scaling: float) -> Tensor:
+    """softmax(q Kᵀ · scaling) V of one query a row, over both parts.
 
     Args:
         query: [b, H, d].

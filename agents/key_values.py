@@ -13,6 +13,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
+from agents.decoding import step_of
 from agents.grouped_attention import Grouping, Parts, attending, grouping, takes_parts
 from agents.models import forward_parameters, logits_at, max_length_of
 
@@ -71,6 +72,9 @@ class KeyValues(Cache):
         )
         single = width == 1 and takes_parts(self.model)
         self.grouping = grouping(self.trunk, self.trunk_seen) if single else None
+        step = step_of(self.model) if single and self.layers else None
+        if step is not None:
+            return step(self.model, self, tokens[0], first, self._mask(base)[:, 0])
         with attending(self.model, self):
             logits = logits_at(
                 self.model,
@@ -166,7 +170,7 @@ class KeyValues(Cache):
         if layer_idx is None or layer_idx >= len(self.layers):
             return None
         layer = self.layers[layer_idx]
-        return layer.parts() if layer.returned is not None and layer.returned[0] is keys else None
+        return layer.parts() if layer.returned is keys else None
 
     def _kept(self) -> "list[_Layer]":
         return [layer for layer in self.layers if layer.is_initialized]  # of some models not every layer keeps any
@@ -194,7 +198,7 @@ class _Layer(CacheLayerMixin):
     def __init__(self, owner: KeyValues) -> None:
         super().__init__()
         self.owner = owner
-        self.returned: tuple[Tensor, Tensor] | None = None  # by the last update
+        self.returned: Tensor | None = None  # keys, by the last update
         self.apart = False  # whether attention is known to ask for the parts
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
@@ -206,16 +210,20 @@ class _Layer(CacheLayerMixin):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
+        self.write(key_states, value_states)
         owner = self.owner
-        _, heads, _, size = key_states.shape
-        for storage, states in ((self.keys, key_states), (self.values, value_states)):
-            storage.view(-1, size).index_copy_(0, owner.written_to(heads), states.reshape(-1, size))
         if self.apart and owner.grouping is not None:
             keys, values = key_states, value_states  # a token of what will be asked for by its parts
         else:
             keys, values = self._whole()
-        self.returned = keys, values
+        self.returned = keys
         return keys, values
+
+    def write(self, key_states: Tensor, value_states: Tensor) -> None:
+        """Keep keys and values of the tokens that are fed, [b, heads, q, size of a head]."""
+        _, heads, _, size = key_states.shape
+        for storage, states in ((self.keys, key_states), (self.values, value_states)):
+            storage.view(-1, size).index_copy_(0, self.owner.written_to(heads), states.reshape(-1, size))
 
     def parts(self) -> Parts:
         """What the rows look at, where it lies."""
@@ -223,10 +231,9 @@ class _Layer(CacheLayerMixin):
         owner = self.owner
         rows, seen, shared = owner.rows, owner.seen, owner.trunk_seen
         if owner.grouping is None:
-            assert self.returned is not None
-            own = self.returned
+            own = self._whole()  # of a slice without a trunk, a view and no copy
         else:
-            own = self.keys[rows, :, :seen], self.values[rows, :, :seen]  # of a slice, a view and no copy
+            own = self.keys[rows, :, :seen], self.values[rows, :, :seen]
         trunks = self.trunk_keys[:, :, :shared], self.trunk_values[:, :, :shared]
         return Parts(*own, *trunks, owner.grouping, owner.uniform)
 

@@ -68,9 +68,7 @@ def requirement_table(
         found = requirement.measured(timings)
         required = "" if requirement.at_least is None else f"at least {requirement.at_least:.3g}"
         shown = "missing" if found is None else bracketed(found, ".2f")
-        rows.append(
-            [name(requirement.first), shown, name(requirement.second), required, requirement.verdict(found)]
-        )
+        rows.append([name(requirement.first), shown, name(requirement.second), required, requirement.verdict(found)])
     return markdown_table(["this is", "times as fast", "as this", "required", "verdict"], rows)
 
 

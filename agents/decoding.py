@@ -1,0 +1,81 @@
+"""Decoding steps written out for architectures that are used most: one token a row, over keys and values that are kept.
+
+On a small model most of a step's time goes to what stands around its products: modules in modules, with checks and
+records at every level. What is written out here computes the same from the same weights. A model that is anything but
+plain, with hooks, adapters or settings of its own, runs as its own code says.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import GPT2LMHeadModel, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from agents.grouped_attention import one_token, takes_parts
+
+if TYPE_CHECKING:
+    from agents.key_values import KeyValues
+
+Step = Callable[..., Tensor]
+
+
+def step_of(model: PreTrainedModel) -> Step | None:
+    """What runs one token a row through a model, or None where its own code has to.
+
+    It is called as step(model, storage, tokens, positions, visible): the storage of `agents.key_values`, prepared for
+    the rows; tokens int64 [b], positions int64 [b], and bool [b, 1, C] what each row sees; and returns logits [b, V'].
+    """
+    for kind, plain, step in _STEPS:
+        if type(model) is kind and plain(model) and takes_parts(model) and not _is_watched(model):
+            return step
+    return None
+
+
+def _is_watched(model: PreTrainedModel) -> bool:
+    """Whether somebody has hooks on the model or a part of it, or runs it in another number format."""
+    if torch.is_autocast_enabled(model.device.type):
+        return True
+    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def _plain_gpt2(model: PreTrainedModel) -> bool:
+    config = model.config
+    usual = config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx
+    kinds = {
+        type(module)
+        for block in model.transformer.h
+        for module in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
+    }
+    own = "forward" in vars(model) or "forward" in vars(model.transformer)
+    return usual and not config.add_cross_attention and kinds == {Conv1D} and not model.training and not own
+
+
+def _gpt2(model: PreTrainedModel, storage: "KeyValues", tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+    """A step of GPT-2 (Radford et al., 2019): learned positions, each part normalised first, one product for qkv."""
+    body = model.transformer
+    hidden = F.embedding(tokens, body.wte.weight) + F.embedding(positions, body.wpe.weight)  # [b, d]
+    for block, layer in zip(body.h, storage.layers, strict=True):
+        attention, mlp = block.attn, block.mlp
+        states = _product(_norm(hidden, block.ln_1), attention.c_attn)
+        query, key, value = states.view(len(tokens), 3, attention.num_heads, attention.head_dim).unbind(dim=1)
+        layer.write(key[:, :, None], value[:, :, None])
+        seen = one_token(query, visible, layer.parts(), attention.head_dim**-0.5)  # [b, heads, d / heads]
+        hidden = hidden + _product(seen.flatten(start_dim=1), attention.c_proj)
+        hidden = hidden + _product(mlp.act(_product(_norm(hidden, block.ln_2), mlp.c_fc)), mlp.c_proj)
+    return F.linear(_norm(hidden, body.ln_f), model.lm_head.weight, model.lm_head.bias)
+
+
+def _norm(hidden: Tensor, norm: torch.nn.LayerNorm) -> Tensor:
+    return F.layer_norm(hidden, norm.normalized_shape, norm.weight, norm.bias, norm.eps)
+
+
+def _product(hidden: Tensor, layer: Conv1D) -> Tensor:
+    return torch.addmm(layer.bias, hidden, layer.weight)
+
+
+_STEPS: tuple[tuple[type[PreTrainedModel], Callable[[PreTrainedModel], bool], Step], ...] = (
+    (GPT2LMHeadModel, _plain_gpt2, _gpt2),
+)

@@ -1,0 +1,116 @@
+"""The machine's own limit: how fast it multiplies the matrices at hand and reads memory; hence tokens a second.
+
+A bound for any program that runs every token once, with the number format and threads that are set: what a program
+reaches of it is what is left to gain without another model.
+"""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from benchmarks.workload import Size
+
+Clock = Callable[[], float]
+_REPEATS = 5
+_OPERATIONS = 2e8  # of one timed piece of products, at least
+_READ = 2**26  # bytes, more than caches hold
+_FLOAT = 4  # bytes
+
+
+class Limit(NamedTuple):
+    """Seconds that work takes at least."""
+
+    compute: float  # of its products
+    memory: float  # of what it reads
+
+    @property
+    def seconds(self) -> float:
+        """Of the slower of both, which may overlap."""
+        return max(self.compute, self.memory)
+
+
+def products(size: Size) -> tuple[tuple[int, int], ...]:
+    """The matrices [in, out] that a token is multiplied with in a block: queries with keys and values, output, MLP."""
+    width = size.d_model
+    return (width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)
+
+
+def product_rate(rows: int, inner: int, outer: int, clock: Clock = time.perf_counter) -> float:
+    """Operations a second of [rows, inner] times [inner, outer], the best of a few; a sum of products is two each."""
+    first, second = torch.ones(rows, inner), torch.ones(inner, outer)
+    operations = 2 * rows * inner * outer
+    count = max(1, round(_OPERATIONS / operations))
+
+    def run() -> None:
+        for _ in range(count):
+            torch.mm(first, second)
+
+    return operations * count / _best(run, clock)
+
+
+def bandwidth(clock: Clock = time.perf_counter) -> float:
+    """Bytes a second that memory is read with, the best of a few."""
+    values = torch.ones(_READ // _FLOAT)
+    return _READ / _best(values.sum, clock)
+
+
+def decoding_limit(
+    size: Size, vocabulary_size: int, lengths: np.ndarray, prompt_tokens: int, group_size: int, rate_of_memory: float
+) -> Limit:
+    """Of sampling episodes that begin together, one token each at a time, until each has ended.
+
+    Args:
+        size: of the model.
+        vocabulary_size: V.
+        lengths: tokens of each completion, [B].
+        prompt_tokens: of each prompt.
+        group_size: episodes that share a prompt, which is run and read once for all of them.
+        rate_of_memory: bytes a second.
+    """
+    steps = np.arange(int(lengths.max()))
+    running = (lengths[:, None] > steps).sum(axis=0)  # [T]
+    rows = max(1, round(float((running * running).sum() / running.sum())))  # beside the mean token
+    tokens, groups = int(lengths.sum()), len(lengths) // group_size
+    prompts = groups * prompt_tokens
+    compute = 2 * tokens * size.d_model * vocabulary_size / product_rate(rows, size.d_model, vocabulary_size)
+    for inner, outer in products(size):
+        layers = 2 * size.num_layers * inner * outer
+        compute += layers * (
+            tokens / product_rate(rows, inner, outer) + prompts / product_rate(min(prompts, 1024), inner, outer)
+        )
+    weights = _FLOAT * (12 * size.num_layers * size.d_model**2 + size.d_model * vocabulary_size)
+    a_token = 2 * _FLOAT * size.num_layers * size.d_model  # keys and values
+    own = float((running * (steps + 1)).sum())  # of completions
+    shared = float(sum((lengths.reshape(groups, group_size).max(axis=1)[:, None] > steps).sum(axis=0))) * prompt_tokens
+    return Limit(float(compute), (len(steps) * weights + (own + shared) * a_token) / rate_of_memory)
+
+
+def update_limit(size: Size, vocabulary_size: int, tokens: int, scored: int, rows: int = 1024) -> float:
+    """Seconds of the products of a forward and a backward pass, which is twice a forward pass.
+
+    Args:
+        size: of the model.
+        vocabulary_size: V.
+        tokens: run through the model.
+        scored: tokens that are projected on the vocabulary.
+        rows: tokens that a product has at a time.
+    """
+    head = 2 * scored * size.d_model * vocabulary_size / product_rate(rows, size.d_model, vocabulary_size)
+    blocks = sum(
+        2 * size.num_layers * tokens * inner * outer / product_rate(rows, inner, outer)
+        for inner, outer in products(size)
+    )
+    return 3 * (head + blocks)
+
+
+def _best(work: Callable[[], object], clock: Clock) -> float:
+    work()
+    seconds = []
+    for _ in range(_REPEATS):
+        start = clock()
+        work()
+        seconds.append(clock() - start)
+    return min(seconds)

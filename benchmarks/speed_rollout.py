@@ -1,0 +1,219 @@
+"""How fast episodes are sampled, beside `generate` of transformers on the same weights.
+
+The workload is that of `benchmarks.workload`; both sides draw from the whole distribution. Ours also steps the
+environment and scores the texts; `generate` does neither. Files are left to others.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from transformers import GenerationConfig
+
+from agents.policy import TransformerPolicy
+from agents.rollout import Rollout, collect
+from benchmarks import workload
+from benchmarks.finding import Finding, missing_lines, rate, requirement_records, requirement_table
+from benchmarks.requirement import Requirement
+from benchmarks.roofline import bandwidth, decoding_limit
+from benchmarks.tables import markdown_table
+from benchmarks.timing import Timing, Work, interleave
+
+REPEATS, QUICK_REPEATS = 5, 1
+QUICK_EPISODES = {"S": 256, "M": 128, "L": 64}
+OURS = "collect"
+_SEED = 0
+_NOTES = """\
+Tokens are those of completions. `generate` keeps finished rows in its batch and reads a group's prompt once a row; its
+batch size is the better one of those shown. Both sides sample from the whole distribution with a key-value cache. The
+limit is the machine's own, for any program that runs every token once: products at the rate measured for their shapes
+with the mean number of rows, or keys, values and weights read at the bandwidth measured, whichever takes longer."""
+
+
+class Case(NamedTuple):
+    """What is sampled: episodes of up to 64 tokens after prompts, some of which may be shared."""
+
+    size: str  # of `benchmarks.workload.SIZES`
+    prompt_tokens: int
+    group_size: int
+    episodes: int
+    at_least: float
+
+    @property
+    def batches(self) -> tuple[int, ...]:
+        """Batch sizes of the peer."""
+        return tuple(dict.fromkeys((min(64, self.episodes), self.episodes)))
+
+    def __str__(self) -> str:
+        prompts = "own prompts" if self.group_size == 1 else f"groups of {self.group_size}"
+        return f"{self.size}, {self.episodes} episodes, {prompts} of {self.prompt_tokens}"
+
+
+def cases(quick: bool) -> list[Case]:
+    """Every size with prompts of 8 tokens, and with groups of 8 that share prompts of 64."""
+    return [
+        Case(size, prompt_tokens, group_size, QUICK_EPISODES[size] if quick else workload.EPISODES, at_least)
+        for prompt_tokens, group_size, at_least in ((8, 1, 2.0), (64, 8, 3.0))
+        for size in workload.SIZES
+    ]
+
+
+class Key(NamedTuple):
+    """One timed piece of work."""
+
+    case: Case
+    what: str
+
+    def __str__(self) -> str:
+        return f"{self.what}: {self.case}"
+
+
+def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
+    """Time all cases, one after the other; in each, both sides in turns.
+
+    Args:
+        quick: once each.
+        threads: of torch, already set; noted alone.
+        say: shows progress.
+    """
+    repeats = QUICK_REPEATS if quick else REPEATS
+    timings: dict[Any, Timing] = {}
+    limits: dict[Case, float] = {}
+    requirements, memory = [], bandwidth()
+    for case in cases(quick):
+        found, rollout = time_case(case, repeats)
+        timings |= found
+        lengths = rollout.length - rollout.prompt_length
+        size = workload.SIZES[case.size]
+        limit = decoding_limit(size, workload.VOCABULARY_SIZE, lengths, case.prompt_tokens, case.group_size, memory)
+        limits[case] = rollout.num_tokens / limit.seconds
+        best = max(case.batches, key=lambda batch: _median(found[Key(case, _peer(batch))]))
+        requirements.append(Requirement(Key(case, OURS), Key(case, _peer(best)), case.at_least))
+        say(f"{case}: timed")
+    half, ratios = ({}, []) if quick else half_precision(repeats)
+    tables = [_speed_table(timings, limits), requirement_table(requirements, timings)]
+    if half:
+        tables.append(_half_table(half, ratios))
+    return Finding(
+        title="Speed of rollouts",
+        workload=(
+            f"Episodes of up to {workload.HORIZON} tokens, a stop token with a mean length of 24, "
+            f"V={workload.VOCABULARY_SIZE:,}, float32; "
+            + ", ".join(f"{name}: d={size.d_model}, {size.num_layers} layers" for name, size in workload.SIZES.items())
+            + "."
+        ),
+        repeats=repeats,
+        tables=tables,
+        notes=_NOTES + missing_lines(timings),
+        record={
+            "rates": {str(key): list(timing.rates) for key, timing in (timings | half).items()},
+            "limits": {str(case): limit for case, limit in limits.items()},
+            "requirements": requirement_records(requirements, timings),
+            "ratio_errors": ratios,
+        },
+    )
+
+
+def time_case(
+    case: Case, repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> tuple[dict[Key, Timing], Rollout]:
+    """Time both sides of a case in turns; and what ours sampled."""
+    ours = _Collector(case)
+    prompts = np.random.default_rng(_SEED).integers(
+        1, workload.VOCABULARY_SIZE, size=(case.episodes // case.group_size, case.prompt_tokens)
+    )
+    tokens = torch.as_tensor(prompts).repeat_interleave(case.group_size, dim=0)
+    works: dict[Key, Work | str] = {Key(case, OURS): ours}
+    for batch in case.batches:
+        works[Key(case, _peer(batch))] = partial(_generate, ours.policy, tokens, batch)
+    timings = interleave(works, repeats, clock)
+    assert ours.rollout is not None
+    return timings, ours.rollout
+
+
+def half_precision(repeats: int) -> tuple[dict[Key, Timing], list[dict[str, float]]]:
+    """The same in bfloat16, and how far the sampler's probabilities are from those that an update computes."""
+    case = Case("M", 8, 1, 64, 0.0)
+    timings, ratios = {}, []
+    for dtype in (torch.float32, torch.bfloat16):
+        ours = _Collector(case, dtype=dtype)
+        timings |= interleave({Key(case, f"{OURS}, {str(dtype).removeprefix('torch.')}"): ours}, repeats)
+        rollout = ours.rollout
+        assert rollout is not None
+        with torch.no_grad():
+            gap = np.abs(ours.policy.log_probs(rollout).double().numpy() - rollout.log_probs)[rollout.mask]
+        ratios.append({"mean": float(np.expm1(gap).mean()), "most": float(np.expm1(gap).max())})
+    return timings, ratios
+
+
+class _Collector:
+    """Our side; its cache is kept from one rollout to the next, as the learner keeps it."""
+
+    def __init__(self, case: Case, **settings: Any) -> None:
+        self.case = case
+        self.envs = workload.make_envs(case.episodes, case.prompt_tokens)
+        self.policy: TransformerPolicy = workload.make_policy(self.envs, workload.SIZES[case.size], **settings)
+        self.cache = self.policy.prefix_cache()
+        self.rollout: Rollout | None = None  # the last one
+
+    def __call__(self) -> int:
+        self.rollout = collect(
+            self.policy,
+            self.envs,
+            self.case.episodes,
+            np.random.default_rng(_SEED),
+            self.case.group_size,
+            torch.Generator().manual_seed(_SEED),
+            cache=self.cache,
+        )
+        return self.rollout.num_tokens
+
+
+def _peer(batch: int) -> str:
+    return f"generate, batches of {batch}"
+
+
+def _generate(policy: TransformerPolicy, tokens: torch.Tensor, batch: int) -> int:
+    """The peer; its sampling takes torch's global generator, which is put back afterwards."""
+    size = policy.size
+    config = GenerationConfig(
+        do_sample=True,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=workload.HORIZON,
+        eos_token_id=workload.STOP_ID,
+        pad_token_id=size,
+        use_cache=True,
+    )
+    count = 0
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(_SEED)
+        for part in tokens.split(batch):
+            texts = policy.model.generate(part, attention_mask=torch.ones_like(part), generation_config=config)
+            count += int((texts[:, tokens.shape[1] :] != size).sum())
+    return count
+
+
+def _median(timing: Timing) -> float:
+    return 0.0 if timing.spread is None else timing.spread.median
+
+
+def _speed_table(timings: dict[Any, Timing], limits: dict[Case, float]) -> str:
+    rows = []
+    for case, limit in limits.items():
+        ours, *peers = (timings[Key(case, name)] for name in (OURS, *map(_peer, case.batches)))
+        fastest = max(peers, key=_median)
+        rows.append([str(case), rate(ours), rate(fastest), f"{limit:,.0f}", f"{_median(ours) / limit:.0%}"])
+    header = ["tokens a second", OURS, "generate, better batch size", "the machine's limit", "reached by collect"]
+    return markdown_table(header, rows)
+
+
+def _half_table(half: dict[Key, Timing], ratios: list[dict[str, float]]) -> str:
+    rows = [
+        [str(key), rate(timing), f"{error['mean']:.1e}", f"{error['most']:.1e}"]
+        for (key, timing), error in zip(half.items(), ratios, strict=True)
+    ]
+    return markdown_table(["number format", "tokens a second", "mean ratio error", "largest ratio error"], rows)
