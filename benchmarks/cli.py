@@ -7,12 +7,11 @@ that it calls; they, torch and scipy are loaded once the arguments are read.
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from benchmarks.machine import versions
+from benchmarks.machine import torch_threads, versions
 from benchmarks.options import GROUP_SIZES, EstimatorsOptions, SchemesOptions, SpeedOptions
 from benchmarks.speed import PARTS
 from textgym.errors import unknown
@@ -26,7 +25,6 @@ Options = TypeVar("Options")
 
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 LATER = ("diagnostics",)
-LATER_SPEED_PARTS = ("rollout", "update", "train", "loop", "memory", "scaling")
 QUICK_TIMESTEPS = 40_000
 QUICK_EVALUATION_EPISODES = 1024
 HELP = """\
@@ -38,8 +36,14 @@ commands:
   schemes      train under the schemes terminal and prefix_delta, and compare what comes of it
   estimators   exact bias and variance of every algorithm's gradient, by enumeration of a small task
   speed        all of the following
-  speed env    steps a second of the environment, beside Gymnasium's own ways, and its peak memory
-  speed exact  seconds that an exact gradient of a small policy takes, and its peak memory
+    env        steps a second of the environment, beside Gymnasium's own ways, and its peak memory
+    exact      seconds that an exact gradient of a small policy takes, and its peak memory
+    rollout    episodes sampled, beside `generate` of transformers
+    update     gradients, beside a padded forward and backward pass
+    train      whole steps of training, beside TRL's GRPOTrainer
+    loop       stable-baselines3's PPO over the environment, with and without the prefix cache
+    memory     peak memory of an update with a large vocabulary
+    scaling    cost against horizon, vocabulary, environments and group size
 
 textgym-bench COMMAND --help lists the options of a command.
 """
@@ -124,7 +128,7 @@ def estimators(arguments: list[str], command: str) -> int:
 
     folder = new_folder(options.output or Path("results") / "estimators")
     _say(f"every batch of a small task is enumerated; files go to {folder}")
-    with _one_thread():
+    with torch_threads(1):
         findings = run(options.group_size)
     used = versions(("textgym", "torch", "transformers", "numpy"))
     table = report(findings, command, used)
@@ -145,8 +149,6 @@ def speed(arguments: list[str], command: str) -> int:
     parts = list(PARTS)
     if arguments and not arguments[0].startswith("-"):
         part, *arguments = arguments
-        if part in LATER_SPEED_PARTS:
-            raise UsageError(f"speed {part!r} is not built yet; built: {', '.join(PARTS)}")
         if part not in PARTS:
             raise UsageError(unknown("part of speed", part, PARTS))
         parts = [part]
@@ -212,7 +214,7 @@ def _run_all(rows: "list[Row]", folder: Path) -> "list[RunResult]":
     results: list[RunResult] = []
     for row in rows:
         start = time.monotonic()
-        with _one_thread():
+        with torch_threads(1):
             result = run(row)
         append_run(folder, result.record())
         results.append(result)
@@ -221,19 +223,6 @@ def _run_all(rows: "list[Row]", folder: Path) -> "list[RunResult]":
             f"({time.monotonic() - start:.0f} s)"
         )
     return results
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    """Torch on one thread: faster than more on models this small, and the last digits depend on the number."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _heading(row: "Row", command: str) -> str:

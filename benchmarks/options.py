@@ -48,15 +48,15 @@ class EstimatorsOptions:
 
 @dataclass(frozen=True)
 class SpeedOptions:
-    """Measure steps a second and peak memory of the environment (`env`), and seconds of an exact gradient (`exact`).
+    """Measure how fast the environment, sampling and training are, beside what one would use instead.
 
-    Leave the machine alone meanwhile: each part takes two or three minutes, with --quick half a minute. The tables go
-    to standard output, the files to results/speed-PART under the current folder; nothing is overwritten.
+    Leave the machine alone meanwhile: a part takes two to ten minutes, all of them with --quick four in all. The tables
+    go to standard output, the files to results/speed-PART under the current folder; nothing is overwritten.
     """
 
     threads: int = 1
-    """Threads that the tokenizer, or torch, may use; the environment itself uses one."""
+    """Threads that torch and the tokenizer may use; the environment itself uses one."""
     quick: bool = False
-    """Fewer and smaller cases: short episodes and a smaller environment, or trees of 32,768 sequences alone."""
+    """Fewer repeats, and fewer and smaller cases."""
     output: Path | None = None
     """Folder of the files instead of results/speed-PART; where it exists, -2 goes behind its name."""

@@ -3,12 +3,14 @@
 What is measured and how is left to the modules that are called; they are loaded when a part runs.
 """
 
+import importlib
 import itertools
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.machine import machine, tokenizer_threads, versions
+from benchmarks.machine import machine, tokenizer_threads, torch_threads, versions
 from benchmarks.options import SpeedOptions
 from textgym.escape import escape
 
@@ -68,7 +70,38 @@ def run_exact(options: SpeedOptions, folder: Path, command: str, say: Say) -> No
     _finish(folder, {"command": command, "versions": used, "machine": facts, "rows": rows}, table)
 
 
-PARTS: dict[str, Callable[[SpeedOptions, Path, str, Say], None]] = {"env": run_env, "exact": run_exact}
+def run_module(module: str, options: SpeedOptions, folder: Path, command: str, say: Say) -> None:
+    """Run a part that a module of its own measures; see `run_env` for the other arguments.
+
+    Args:
+        module: its function `measure(quick, threads, say)` returns a `benchmarks.finding.Finding`.
+        options: of the command.
+        folder: new, for the files.
+        command: the whole command line, for the files.
+        say: shows progress.
+    """
+    measure = importlib.import_module(module).measure
+    with torch_threads(options.threads), tokenizer_threads(options.threads):
+        finding = measure(options.quick, options.threads, say)
+    used = versions(
+        ("textgym", "torch", "transformers", "tokenizers", "numpy", "gymnasium", "trl", "stable-baselines3")
+    )
+    facts = machine(options.threads)
+    if finding.draw is not None:
+        finding.draw(folder)
+    summary = {"command": command, "versions": used, "machine": facts, **finding.record}
+    _finish(folder, summary, finding.page(command, used, facts))
+
+
+Part = Callable[[SpeedOptions, Path, str, Say], None]
+PARTS: dict[str, Part] = {
+    "env": run_env,
+    "exact": run_exact,
+    **{
+        part: partial(run_module, f"benchmarks.speed_{part}")
+        for part in ("rollout", "update", "train", "loop", "memory", "scaling")
+    },
+}
 
 
 def _finish(folder: Path, summary: dict[str, Any], table: str) -> None:

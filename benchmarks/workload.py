@@ -16,7 +16,7 @@ import textgym  # noqa: F401  (registers the environment)
 from agents.policy import TransformerPolicy
 from agents.small_model import make_small_model
 
-EPISODES, HORIZON, VOCABULARY_SIZE = 256, 64, 1024
+EPISODES, HORIZON, VOCABULARY_SIZE, GROUP_SIZE = 256, 64, 1024, 8
 STOP_ID = 0
 _STOP_PROBABILITY = 1 / 26  # (1 - (1 - p)^64) / p is a mean of 23.9
 _SPREAD = 0.5  # standard deviation of the other tokens' logits
