@@ -1,0 +1,172 @@
+"""How the cost of rollouts and updates grows with horizon, vocabulary, environments and the size of groups.
+
+Everything else stays as it is along an axis. Fits and plots are left to `benchmarks.scaling`.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from agents.learner import PolicyGradient
+from agents.rollout import collect
+from benchmarks import scaling, workload
+from benchmarks.finding import Finding
+from benchmarks.roofline import bandwidth, product_rate, products
+from benchmarks.scaling import Curve, fit, upper_half
+from benchmarks.tables import markdown_table
+
+REPEATS, QUICK_REPEATS = 3, 1
+ROLLOUT, UPDATE = "rollout", "update"
+_SEED = 0
+_SIZE = "S"
+_FLOAT = 4  # bytes
+_NOTES = """\
+Seconds of all tokens together, of the larger half of the values: up to 1 is linear in what an axis counts, and with the
+size of groups, the episodes staying as many, nothing may grow. Attention reads every earlier token, so that the horizon
+may go up to 2; beside it stands what operations and bytes, at the rates measured, grow by. An exponent is allowed .1 of
+noise. Episodes are as long as the horizon."""
+
+
+class Point(NamedTuple):
+    """A workload."""
+
+    horizon: int = 16
+    vocabulary: int = 256
+    environments: int = 64
+    group_size: int = 1
+    prompt_tokens: int = 8
+
+
+class Axis(NamedTuple):
+    """What is varied, and how fast cost may grow with it."""
+
+    name: str
+    field: str  # of a point
+    values: tuple[int, ...]
+    quick: tuple[int, ...]
+    start: Point
+    at_most: float
+
+
+AXES = (
+    Axis("horizon, tokens", "horizon", (64, 128, 256, 512, 1024), (32, 64, 128, 256), Point(environments=16), 2.0),
+    Axis(
+        "vocabulary, tokens", "vocabulary", (64, 256, 1024, 4096, 16384, 50257), (64, 1024, 4096, 16384), Point(), 1.0
+    ),
+    Axis("environments", "environments", (1, 4, 16, 64, 256, 1024, 4096), (1, 16, 128, 512, 1024), Point(), 1.0),
+    Axis("group size", "group_size", (1, 2, 4, 8, 16, 32), (1, 4, 16), Point(environments=128, prompt_tokens=64), 0.0),
+)
+
+
+def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
+    """Measure along every axis.
+
+    Args:
+        quick: fewer and smaller values, once.
+        threads: of torch, already set; noted alone.
+        say: shows progress.
+    """
+    repeats = QUICK_REPEATS if quick else REPEATS
+    curves: dict[str, list[Curve]] = {}
+    for axis in AXES:
+        values = axis.quick if quick else axis.values
+        found = [seconds(axis.start._replace(**{axis.field: value}), repeats) for value in values]
+        curves[axis.name] = [
+            Curve(axis.name, work, values, tuple(each[work] for each in found), axis.at_most)
+            for work in (ROLLOUT, UPDATE)
+        ]
+        say(f"{axis.name}: measured")
+    drawn = find_spec("matplotlib") is not None
+    return Finding(
+        title="How cost grows",
+        workload=(
+            f"d=64, 2 layers, float32; where an axis does not say otherwise V={Point().vocabulary}, "
+            f"{Point().environments} environments, completions of {Point().horizon} tokens after prompts of "
+            f"{Point().prompt_tokens}. Horizon: {AXES[0].start.environments} environments. Groups: "
+            f"{AXES[3].start.environments} episodes after prompts of {AXES[3].start.prompt_tokens}."
+        ),
+        repeats=repeats,
+        tables=[_table(curves), _points(curves)],
+        notes=_NOTES + ("" if drawn else "\nMissing: the plot: matplotlib is not installed."),
+        record={
+            "curves": [
+                {**curve._asdict(), "fit": curve.fit._asdict(), "verdict": curve.fit.verdict(curve.at_most)}
+                for along in curves.values()
+                for curve in along
+            ]
+        },
+        draw=partial(scaling.draw, curves) if drawn else None,
+    )
+
+
+def seconds(point: Point, repeats: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
+    """Seconds of sampling the episodes of a point and of their gradient, the median after a first time."""
+    envs = workload.make_envs(
+        point.environments, point.prompt_tokens, horizon=point.horizon, size=point.vocabulary, stop_ids=[]
+    )
+    policy = workload.make_policy(envs, workload.SIZES[_SIZE])
+    learner = PolicyGradient(
+        policy, envs, "reinforce", group_size=point.group_size, episodes_per_update=point.environments
+    )
+    cache = policy.prefix_cache()
+    found: dict[str, list[float]] = {ROLLOUT: [], UPDATE: []}
+    for repeat in range(-1, repeats):
+        generator = torch.Generator().manual_seed(_SEED)
+        prompts = np.random.default_rng(_SEED)
+        start = clock()
+        rollout = collect(policy, envs, point.environments, prompts, point.group_size, generator, cache=cache)
+        middle = clock()
+        learner.accumulate_gradient(learner.experience(rollout))
+        end = clock()
+        if repeat >= 0:
+            found[ROLLOUT].append(middle - start)
+            found[UPDATE].append(end - middle)
+    return {work: statistics.median(each) for work, each in found.items()}
+
+
+def predicted_seconds(point: Point, memory: float) -> float:
+    """Of a rollout without what stands around its products: operations and bytes at the rates measured.
+
+    Args:
+        point: the workload.
+        memory: bytes a second.
+    """
+    size = workload.SIZES[_SIZE]
+    tokens, rows = point.environments * point.horizon, point.environments
+    weights = [(inner, outer, size.num_layers) for inner, outer in products(size)]
+    weights.append((size.d_model, point.vocabulary, 1))
+    compute = sum(2 * tokens * inner * outer * n / product_rate(rows, inner, outer) for inner, outer, n in weights)
+    read = point.environments * point.horizon * (point.prompt_tokens + point.horizon / 2)
+    return compute + read * 2 * _FLOAT * size.num_layers * size.d_model / memory
+
+
+def _table(curves: dict[str, list[Curve]]) -> str:
+    axis = AXES[0]
+    values = curves[axis.name][0].values
+    memory = bandwidth()
+    horizon = [predicted_seconds(axis.start._replace(horizon=value), memory) for value in values]
+    expected = {(axis.name, ROLLOUT): f"{fit(*upper_half(values, horizon)).exponent:.2f}"}
+    rows: list[list[str]] = []
+    for name, along in curves.items():
+        for curve in along:
+            found = curve.fit
+            limit = f"at most {curve.at_most:g}"
+            by_count: Any = expected.get((name, curve.work), "")
+            shown = f"{found.exponent:.2f} ± {found.error:.2f}"
+            rows.append([name, curve.work, shown, by_count, limit, found.verdict(curve.at_most)])
+    return markdown_table(["axis", "work", "exponent", "by operations and bytes", "required", "verdict"], rows)
+
+
+def _points(curves: dict[str, list[Curve]]) -> str:
+    rows = [
+        [name, f"{value:,}", *(f"{curve.seconds[place]:.3f}" for curve in along)]
+        for name, along in curves.items()
+        for place, value in enumerate(along[0].values)
+    ]
+    return markdown_table(["axis", "value", "rollout, s", "update, s"], rows)

@@ -1,0 +1,46 @@
+"""The sides of the rollouts' benchmark do what they say; the clock is the test's."""
+
+import itertools
+
+import numpy as np
+import torch
+
+from benchmarks import workload
+from benchmarks.speed_rollout import OURS, Case, Key, _generate, cases, time_case
+
+CASE = Case("S", 8, 1, 6, 2.0)
+
+
+def test_both_sides_are_timed_and_count_completion_tokens():
+    ticks = itertools.count()
+    timings, rollout = time_case(CASE, 2, lambda: float(next(ticks)))
+    assert set(timings) == {Key(CASE, OURS), Key(CASE, "generate, batches of 6")}
+    assert timings[Key(CASE, OURS)].rates == (rollout.num_tokens,) * 2  # a second each
+    assert rollout.mask.shape[0] == 6
+
+
+def test_the_peer_counts_up_to_the_stop_token_and_leaves_the_global_generator_alone():
+    envs = workload.make_envs(4, 8)
+    policy = workload.make_policy(envs, workload.SIZES["S"], stop_probability=0.999999)
+    before = torch.default_generator.get_state()
+    tokens = torch.ones(4, 8, dtype=torch.long)
+    assert _generate(policy, tokens, 2) == 4  # the stop token of each alone
+    assert torch.equal(before, torch.default_generator.get_state())
+
+
+def test_every_size_is_asked_for_with_and_without_groups():
+    for quick in (False, True):
+        assert [(case.size, case.group_size) for case in cases(quick)] == [
+            (size, group) for group in (1, 8) for size in ("S", "M", "L")
+        ]
+        assert all(case.episodes % case.group_size == 0 for case in cases(quick))
+
+
+def test_lengths_vary_as_the_workload_says():
+    envs = workload.make_envs(256, 8)
+    policy = workload.make_policy(envs, workload.SIZES["S"])
+    distribution = policy.distribution(np.random.default_rng(0).integers(1, 1024, size=(512, 12)))
+    stops = distribution.log_probs[:, workload.STOP_ID].exp()
+    stops = stops.detach()
+    assert abs(float(stops.mean()) - 1 / 26) < 0.005  # a mean length near 24
+    assert float(stops.std()) < 0.005
