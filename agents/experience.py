@@ -16,6 +16,10 @@ from agents.policy import TransformerPolicy
 from agents.reference import ReferencePolicy
 from agents.rollout import Rollout
 
+_MOST_PADDING = 0.1  # as a share of a microbatch
+_NEAR = 2048  # tokens, of each thread
+_WORTH_A_PASS = 1024  # tokens: with fewer, what a pass costs by itself counts
+
 
 class Experience(NamedTuple):
     """B episodes that were not dropped, and what is held fixed while the policy learns from them."""
@@ -39,13 +43,26 @@ class Experience(NamedTuple):
 
 
 def microbatches(rollout: Rollout, max_tokens: int) -> Iterator[np.ndarray]:
-    """Rows of episodes of like length, int64 [n], at most `max_tokens` tokens with padding, or one episode."""
+    """Rows of episodes of like length, int64 [n], at most `max_tokens` tokens with padding, or one episode.
+
+    A microbatch ends early where more than a tenth of it would be padding, if it has tokens enough to be worth a pass.
+    """
     order = np.argsort(rollout.length, kind="stable")[::-1]  # the longest first: memory is short early or never
-    first = 0
-    while first < len(order):
-        count = max(1, max_tokens // int(rollout.length[order[first]]))
-        yield order[first : first + count]
-        first += count
+    while len(order):
+        length = rollout.length[order[: max(1, max_tokens // int(rollout.length[order[0]]))]]
+        size = length[0] * np.arange(1, len(length) + 1)  # of the first 1, 2, ... rows, padded
+        kept = (size <= _WORTH_A_PASS) | (size - np.cumsum(length) <= _MOST_PADDING * size)
+        count = len(kept) if kept.all() else max(1, int(np.argmin(kept)))
+        yield order[:count]
+        order = order[count:]
+
+
+def tokens_of_a_pass(policy: TransformerPolicy, max_tokens: int) -> int:
+    """Tokens of the microbatches that suit where the policy is, at most as many.
+
+    A processor is faster with what stays near it in its caches; an accelerator with as much as it is given.
+    """
+    return min(max_tokens, _NEAR * torch.get_num_threads()) if policy.device.type == "cpu" else max_tokens
 
 
 def minibatches(count: int, parts: int, generator: np.random.Generator) -> list[np.ndarray]:
@@ -87,11 +104,12 @@ def make_experience(
     if not len(rollout.mask):
         return Experience(rollout, np.zeros(rollout.mask.shape))
     old = ref_log_probs = None
+    limit = tokens_of_a_pass(policy, tokens_per_microbatch)
     if row.num_steps > 1 or row.critic or reference is not None:
-        old, *values = _by_parts(rollout, tokens_per_microbatch, lambda part: _scored(policy, row, part))
+        old, *values = _by_parts(rollout, limit, lambda part: _scored(policy, row, part))
         rollout = rollout._replace(values=values[0] if values else None)
     if reference is not None:
-        [ref_log_probs] = _by_parts(rollout, tokens_per_microbatch, lambda part: (reference.log_probs(part),))
+        [ref_log_probs] = _by_parts(rollout, limit, lambda part: (reference.log_probs(part),))
     rewards = rollout.rewards + _overlong(row, rollout, horizon)
     if old is not None and ref_log_probs is not None and row.kl == "k1_reward":
         rewards = rewards - kl_coef * np.where(rollout.mask, old - ref_log_probs, 0.0)
@@ -101,11 +119,8 @@ def make_experience(
 
 def _scored(policy: TransformerPolicy, row: Algorithm, part: Rollout) -> tuple[Tensor, ...]:
     """Log-probabilities as the passes of the update compute them, and the critic's values where there is one."""
-    actions = torch.as_tensor(part.actions, device=policy.device)
-    if not row.critic:
-        return (policy.action_distribution(part).log_prob(actions),)
-    distribution, values = policy.action_distribution_and_values(part)
-    return distribution.log_prob(actions), values
+    scores = policy.token_scores(part, values=row.critic)
+    return (scores.log_probs,) if scores.values is None else (scores.log_probs, scores.values)
 
 
 def _overlong(row: Algorithm, rollout: Rollout, horizon: int) -> np.ndarray:

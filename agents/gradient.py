@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from agents.axes import Algorithm
-from agents.experience import Experience, microbatches
+from agents.experience import Experience, microbatches, tokens_of_a_pass
 from agents.full_precision import FullPrecision
 from agents.losses import entropy_bonus, value_loss
 from agents.policy import TransformerPolicy
@@ -48,7 +48,7 @@ def accumulate_gradient(
     """
     weights.zero_grad()
     loss = torch.zeros((), dtype=torch.float64)
-    for rows in microbatches(experience.rollout, settings["tokens_per_microbatch"]):
+    for rows in microbatches(experience.rollout, tokens_of_a_pass(policy, settings["tokens_per_microbatch"])):
         part = _loss(policy, row, settings["entropy_coef"], experience.select(rows), experience.rollout, kl_coef, tally)
         part.backward()  # ∇_θ
         weights.take_gradients()
@@ -68,12 +68,9 @@ def _loss(
     kl_coef: float,
     tally: Tally,
 ) -> Tensor:
-    if row.critic:
-        distribution, values = policy.action_distribution_and_values(part.rollout)
-    else:
-        distribution, values = policy.action_distribution(part.rollout), None
-    device = distribution.log_probs.device
-    log_probs = distribution.log_prob(torch.as_tensor(part.rollout.actions, device=device))  # log π_θ(a_t | s_t)
+    # Without a coefficient the entropy is for information, and no pass backward is spent on it.
+    log_probs, entropy, values = policy.token_scores(part.rollout, row.critic, entropy_gradient=entropy_coef != 0)
+    device = log_probs.device
 
     def constant(array: np.ndarray | None) -> Tensor | None:
         return None if array is None else torch.as_tensor(array, dtype=log_probs.dtype, device=device)
@@ -84,7 +81,6 @@ def _loss(
     num_tokens = whole.num_tokens
     batch = Batch(advantages, mask, len(whole.mask), num_tokens, old, reference)
     found = surrogate(row, log_probs, batch, kl_coef)
-    entropy = distribution.entropy()
     loss = found.loss - entropy_coef * entropy_bonus(entropy, mask, num_tokens)
     if values is not None:
         targets = constant(part.targets)

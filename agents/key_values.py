@@ -26,7 +26,7 @@ class Feed(NamedTuple):
     rows: np.ndarray | slice  # int64 [b], or a slice of b rows
     tokens: np.ndarray  # int64 [b, q]; past a row's own count, anything
     first: np.ndarray  # int64 [b], tokens that the row holds already
-    count: np.ndarray  # int64 [b], how many of its q tokens are meant, at least 1
+    meant: np.ndarray  # int64 [b], how many of its q tokens count, at least 1
     trunk: np.ndarray  # int64 [b], the trunk that the row begins with; any where it begins with none
     base: np.ndarray  # int64 [b], how many first tokens of the trunk are the row's; 0 for none
 
@@ -62,7 +62,7 @@ class KeyValues(Cache):
         width = feed.tokens.shape[1]
         self.seen, self.trunk_seen = int((feed.first - feed.base).max()) + width, int(feed.base.max())
         self.rows = feed.rows if isinstance(feed.rows, slice) else self.to_device(feed.rows)
-        columns = [feed.tokens.T, feed.first, feed.count - 1, feed.base, feed.trunk]
+        columns = [feed.tokens.T, feed.first, feed.meant - 1, feed.base, feed.trunk]
         *tokens, first, last, base, self.trunk = self.to_device(np.vstack(columns)).unbind()  # in one transfer
         positions = first[:, None] + torch.arange(width, device=self.device)
         self.places = positions - base[:, None]

@@ -6,7 +6,6 @@ Nothing is downloaded, no code of a folder is run, and no pickle is read.
 import inspect
 import json
 import os
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,10 +107,14 @@ def max_length_of(model: PreTrainedModel) -> int | None:
     return longest
 
 
-@cache
+_PARAMETERS: dict[type, frozenset[str]] = {}  # which take longer to find out than a small model's step
+
+
 def forward_parameters(kind: type[PreTrainedModel]) -> frozenset[str]:
     """The names of the arguments that models of a class take."""
-    return frozenset(inspect.signature(kind.forward).parameters)
+    if kind not in _PARAMETERS:
+        _PARAMETERS[kind] = frozenset(inspect.signature(kind.forward).parameters)
+    return _PARAMETERS[kind]
 
 
 def logits_at(model: PreTrainedModel, tokens: Tensor, places: Tensor, **inputs: Any) -> Tensor:

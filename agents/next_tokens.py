@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from agents.attention import cacheable_length
 from agents.models import logits_at, max_length_of
 from agents.prefix_cache import PrefixCache
+from agents.token_scores import head_is_last
 
 Reader = Callable[[PreTrainedModel, Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -33,6 +34,7 @@ class NextTokens:
     def __init__(self, model: PreTrainedModel, size: int, bos_id: int | None, attends_to_all: bool = False) -> None:
         self.model, self.size, self.bos_id = model, size, bos_id
         self._cacheable: int | None = None if attends_to_all else _UNKNOWN
+        self._head_is_last: bool | None = None
 
     @property
     def cacheable(self) -> int | None:
@@ -40,6 +42,13 @@ class NextTokens:
         if self._cacheable == _UNKNOWN:
             self._cacheable = cacheable_length(self.model)
         return self._cacheable
+
+    @property
+    def head_is_last(self) -> bool:
+        """See `agents.token_scores.head_is_last`; found out when it is first of use."""
+        if self._head_is_last is None:
+            self._head_is_last = head_is_last(self.model)
+        return self._head_is_last
 
     def after(self, histories: np.ndarray, cache: PrefixCache | None = None) -> Tensor:
         """Logits [N, V'] of the token after each history; without gradient where a cache is of use.

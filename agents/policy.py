@@ -18,19 +18,21 @@ from transformers import PreTrainedModel
 from agents.attention import check_causal
 from agents.lora import adapter_off, add_lora, is_lora
 from agents.lora_files import load_adapter, save_adapter, save_base, save_merged
-from agents.models import bos_id_of, load_model, max_length_of, read_json, save_model
-from agents.next_tokens import NextTokens
+from agents.models import bos_id_of, load_model, logits_at, max_length_of, read_json, save_model
+from agents.next_tokens import NextTokens, Reader
 from agents.observations import action_mask_of, checked_mask, histories_of, tokens_of
 from agents.prefix_cache import PrefixCache
 from agents.recompute import recompute_activations
 from agents.rollout import Rollout
 from agents.sampling import NO_TRUNCATION, TokenDistribution, Truncation, checked_temperature
 from agents.small_model import make_small_model
+from agents.token_scores import TokenScores, features_at, scored, spread_out
 from agents.value_head import ValueHead, logits_and_features_at
 from textgym.problem import Problem
 from textgym.vocabulary import Vocabulary
 
 _SETTINGS_FILE = "textgym.json"
+_NO_VALUE_HEAD = "the policy has no value head; make it with value_head=True"
 _ADAPTER_FOLDER = "adapter"  # adapters that lie beside the base
 _SAVED = ("temperature", "top_k", "top_p", "min_p", "value_head")  # beside the size and the BOS
 
@@ -316,11 +318,49 @@ class TransformerPolicy(nn.Module):
         logits = self._next_tokens.at(histories_of(rollout.tokens, self.size), _positions(rollout))
         return self._action_distribution(rollout, logits)
 
+    def token_scores(
+        self, rollout: Rollout, values: bool = False, entropy_gradient: bool = True, restricted: bool = True
+    ) -> TokenScores:
+        """Log-probabilities of the sampled tokens and entropies of π(· | s_t), [B, T], from one pass through the model.
+
+        What `action_distribution` says of them, without the logits of B · T places: see `agents.token_scores`.
+
+        Args:
+            rollout: B episodes.
+            values: whether V(s_t) of the value head is wanted too.
+            entropy_gradient: whether the entropies carry a gradient, as all else does.
+            restricted: within the action masks or the support of the sampling; False takes all tokens.
+
+        Raises:
+            ValueError: values are wanted and there is no value head.
+        """
+        if values and self.value_head is None:
+            raise ValueError(_NO_VALUE_HEAD)
+        mask = self._to_device(rollout.mask)
+        if not len(mask):
+            none = torch.zeros(mask.shape, device=mask.device)
+            return TokenScores(none, none, none if values else None)
+        if rollout.action_mask is not None:
+            checked_mask(rollout.action_mask, (*rollout.mask.shape, self.size))
+        rows, steps = np.nonzero(rollout.mask)
+
+        def distribution(logits: Tensor, part: slice) -> TokenDistribution:
+            if not restricted:
+                return TokenDistribution(logits, self.size, self.temperature)
+            return self._action_distribution(_at(rollout, rows[part], steps[part]), logits)
+
+        read = self._read_where_chosen(rollout, values)
+        head = self.model.get_output_embeddings() if self._next_tokens.head_is_last else None
+        actions = self._to_device(rollout.actions[rows, steps])
+        log_probs, entropy = scored(read[0], head, distribution, actions, entropy_gradient)
+        said = self.value_head(read[-1]) if self.value_head is not None and values else None
+        return TokenScores(
+            spread_out(log_probs, mask), spread_out(entropy, mask), None if said is None else spread_out(said, mask)
+        )
+
     def log_probs(self, rollout: Rollout) -> Tensor:
         """Log π_θ(a_t | s_t) of the sampled tokens, [B, T], with gradient; 0 where not mask."""
-        mask = torch.as_tensor(rollout.mask)
-        log_probs = self.action_distribution(rollout).log_prob(self._to_device(rollout.actions))
-        return log_probs.masked_fill(~mask.to(log_probs.device), 0.0)
+        return self.token_scores(rollout).log_probs
 
     @torch.no_grad()
     def unrestricted_log_probs(self, rollout: Rollout) -> Tensor:
@@ -329,9 +369,7 @@ class TransformerPolicy(nn.Module):
         Neither masks nor truncation play a part: they restrict a policy, and not what it is held to. KL(π‖π_ref) needs
         π_ref over all tokens.
         """
-        logits = self._next_tokens.at(histories_of(rollout.tokens, self.size), _positions(rollout))
-        log_probs = TokenDistribution(logits, self.size, self.temperature).log_prob(self._to_device(rollout.actions))
-        return log_probs.masked_fill(~self._to_device(rollout.mask), 0.0)
+        return self.token_scores(rollout, restricted=False).log_probs
 
     def reference_log_probs(self, rollout: Rollout) -> Tensor:
         """`unrestricted_log_probs` of the model without its adapters, log π_ref(a_t | s_t).
@@ -416,9 +454,25 @@ class TransformerPolicy(nn.Module):
         truncation = self.truncation if support is None else NO_TRUNCATION
         return TokenDistribution(logits, self.size, self.temperature, mask, truncation)
 
+    def _read_where_chosen(self, rollout: Rollout, features: bool) -> tuple[Tensor, ...]:
+        """What is read off the model before each of the M sampled tokens, [M, ...].
+
+        First what the output layer reads, where nothing follows that layer, otherwise the logits. Where the features
+        are wanted, they are the last.
+        """
+        read: Reader = logits_and_features_at if features else _logits_alone
+        if self._next_tokens.head_is_last:
+            read = features_at
+        mask = rollout.mask
+        # Where nothing was chosen the history may be empty, which not every policy can be asked about.
+        positions = np.where(mask, _positions(rollout), 0)
+        found = self._next_tokens.read_at(histories_of(rollout.tokens, self.size), positions, read)
+        chosen = self._to_device(np.flatnonzero(mask))
+        return tuple(each.flatten(0, 1).index_select(0, chosen) for each in found)
+
     def _logits_and_values(self, histories: np.ndarray, positions: np.ndarray) -> tuple[Tensor, Tensor]:
         if self.value_head is None:
-            raise ValueError("the policy has no value head; make it with value_head=True")
+            raise ValueError(_NO_VALUE_HEAD)
         logits, features = self._next_tokens.read_at(histories, positions, logits_and_features_at)
         return logits, self.value_head(features)
 
@@ -427,6 +481,21 @@ def _positions(rollout: Rollout) -> np.ndarray:
     """Where the token stands that each action follows, int64 [B, T]; -1 where the history is empty."""
     start, last = rollout.prompt_length[:, None] - 1, rollout.length[:, None] - 2
     return np.minimum(start + np.arange(rollout.mask.shape[1]), last)
+
+
+def _at(rollout: Rollout, rows: np.ndarray, steps: np.ndarray) -> Rollout:
+    """Some steps, int64 [n] each, as far as the masks and supports of their states go: these are [n, V] then."""
+
+    def at(array: np.ndarray | None) -> np.ndarray | None:
+        return None if array is None else array[rows, steps]
+
+    return rollout._replace(
+        mask=rollout.mask[rows, steps], action_mask=at(rollout.action_mask), cut_off=at(rollout.cut_off)
+    )
+
+
+def _logits_alone(model: PreTrainedModel, tokens: Tensor, places: Tensor) -> tuple[Tensor]:
+    return (logits_at(model, tokens, places),)
 
 
 def _shape_of(env_or_vocabulary_size: Any) -> tuple[Vocabulary | None, int, int]:

@@ -12,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from gymnasium.vector import VectorEnv
 from torch import Tensor
 
 from agents.experience import Experience
 from agents.learner import PolicyGradient
+from agents.policy import TransformerPolicy
 from agents.rollout import collect
 from benchmarks import workload
 from benchmarks.finding import Finding, missing_lines, rate, requirement_records, requirement_table
@@ -34,9 +36,9 @@ OURS = "accumulate_gradient"
 _SEED = 0
 _NOTES = """\
 Tokens are those of completions. The loss is RLOO's with an entropy bonus; ours also counts what a learner reports. The
-peer pads all rows of a pass to the longest of them, and is measured at the rows a pass that suit it best. The gradients'
-difference is the norm relative to the peer's. The limit is the machine's own: the products of a forward and a backward
-pass over every token once, the output layer on completions alone, at the rates measured for their shapes.
+peer pads all rows of a pass to the longest of them, and is measured at the rows a pass that suit it best. How far apart
+the gradients are is a norm, relative to the peer's. The limit is the machine's own: the products of a forward and a
+backward pass over every token once, the output layer on completions alone, at the rates measured for their shapes.
 """
 
 
@@ -106,27 +108,34 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
     )
 
 
-def make_case(size: workload.Size, episodes: int = workload.EPISODES, **environment: Any) -> Case:
+def make_case(size: workload.Size, episodes: int = workload.EPISODES) -> Case:
     """A learner of RLOO, and a rollout of its policy.
 
     Args:
         size: of the model.
         episodes: B, a multiple of 4.
-        environment: see `benchmarks.workload.make_envs`.
     """
-    envs = workload.make_envs(episodes, PROMPT_TOKENS, **environment)
-    policy = workload.make_policy(envs, size)
-    learner = PolicyGradient(
+    envs = workload.make_envs(episodes, PROMPT_TOKENS)
+    return sampled(make_learner(envs, workload.make_policy(envs, size)))
+
+
+def make_learner(envs: VectorEnv, policy: TransformerPolicy) -> PolicyGradient:
+    """A learner of RLOO with an entropy bonus, an episode a row."""
+    return PolicyGradient(
         policy,
         envs,
         "rloo",
         group_size=GROUP_SIZE,
-        episodes_per_update=episodes,
+        episodes_per_update=envs.num_envs,
         entropy_coef=ENTROPY_COEF,
         max_grad_norm=1e9,  # the peer does not clip
     )
+
+
+def sampled(learner: PolicyGradient) -> Case:
+    """A learner and a rollout of its policy, the same one every time."""
     draws = np.random.default_rng(_SEED), GROUP_SIZE, torch.Generator().manual_seed(_SEED)
-    return Case(learner, learner.experience(collect(policy, envs, episodes, *draws)))
+    return Case(learner, learner.experience(collect(learner.policy, learner.envs, learner.envs.num_envs, *draws)))
 
 
 def time_case(name: str, case: Case, repeats: int, clock: Callable[[], float] = time.perf_counter) -> dict[Key, Timing]:
@@ -156,15 +165,15 @@ def gradient_error(case: Case) -> float:
     gradients = []
     for work in (our_gradient, partial(padded_gradient, batch=max(BATCHES))):
         work(case)
-        parameters = list(case.learner.policy.parameters())
-        gradients.append(torch.cat([parameter.grad.flatten().double().clone() for parameter in parameters]))
+        found = [parameter.grad for parameter in case.learner.policy.parameters() if parameter.grad is not None]
+        gradients.append(torch.cat([gradient.flatten().double() for gradient in found]))
     ours, theirs = gradients
     return float((ours - theirs).norm() / theirs.norm())
 
 
 def speed_table(timings: dict[Any, Timing], limits: dict[str, float]) -> str:
     """Tokens a second of every piece of work, and the machine's limit."""
-    rows = [[f"{key.what}", key.size, rate(timing), f"{limits[key.size]:,.0f}"] for key, timing in timings.items()]
+    rows = [[key.what, key.size, rate(timing), f"{limits[key.size]:,.0f}"] for key, timing in timings.items()]
     return markdown_table(["work", "size", "tokens/s", "limit"], rows)
 
 
