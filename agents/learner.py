@@ -270,6 +270,8 @@ class PolicyGradient:
         return self.settings["episodes_per_update"] // self.settings["group_size"]
 
     def _play(self) -> Rollout:
+        if self.cache.model is not self.policy.model:  # somebody has put another in its place
+            self.cache = self.policy.prefix_cache()
         episodes, group_size = self.settings["episodes_per_update"], self.settings["group_size"]
         first_prompt = self.num_prompts  # in order, where the updates so far left off
         self.num_prompts += self._num_groups

@@ -153,6 +153,24 @@ def test_the_same_seed_repeats_metrics_and_weights():
     assert weights(first) == weights(again) != weights(other)
 
 
+def test_rollouts_after_the_first_are_scored_as_they_were_sampled():
+    learner = make_learner(learning_rate=0.05)
+    for update in recorded(learner, 40):  # the weights move far between rollouts that share a cache's memory
+        sampling = [update.metrics[f"sampling/importance_sampling_ratio/{what}"] for what in ("min", "max")]
+        assert sampling == pytest.approx([1.0, 1.0], abs=1e-4)
+    assert len(weights(learner)) and learner.num_updates > 2
+
+
+def test_a_model_put_in_the_place_of_another_is_sampled_from():
+    learner = make_learner()
+    learner.learn(1)
+    other = TransformerPolicy.small(learner.envs, d_model=16, num_layers=1, seed=1)
+    learner.policy.model = other.model
+    rollout = learner._collect()
+    with torch.no_grad():
+        np.testing.assert_allclose(other.log_probs(rollout).numpy(), rollout.log_probs, atol=1e-5)
+
+
 def test_the_global_generators_do_not_matter():
     results = []
     for global_seed in (1, 2):
