@@ -18,7 +18,9 @@ from transformers import PreTrainedModel
 from agents.models import forward_parameters
 from agents.sampling import TokenDistribution
 
-MAX_LOGITS = 2**21  # 8 MiB of float32: a part is worth a call, and its few copies fit beside anything
+# 36 MiB of float32: a part is worth a call, and its few copies fit beside anything. Blocks of more than 32 MiB glibc
+# gives back as soon as they are free; smaller ones leave holes, which add up to many times what is in use.
+MAX_LOGITS = 9 * 2**20
 
 Distribution = Callable[[Tensor, slice], TokenDistribution]  # of logits [n, V'], and of which of the tokens they are
 

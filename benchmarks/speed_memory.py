@@ -39,7 +39,7 @@ class Case(NamedTuple):
     vocabulary_size: int = VOCABULARY_SIZE
 
 
-CASE, QUICK_CASE = Case(8, 504), Case(4, 248)  # with prompts of 8 tokens: 512 and 256
+CASE, QUICK_CASE = Case(8, 504), Case(8, 248)  # with prompts of 8 tokens: 512 and 256
 
 
 class Measured(NamedTuple):

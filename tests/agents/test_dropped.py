@@ -232,7 +232,8 @@ def test_learning_goes_on_without_them():
         assert (update.advantages[~update.rollout.valid] == 0).all()
         assert update.metrics["episodes/dropped"] == (~update.rollout.valid).sum()
     assert learner.num_timesteps == sum(update.rollout.num_tokens for update in updates)
-    assert updates[-1].metrics["reward"] > updates[0].metrics["reward"] + 0.5
+    rewards = [update.metrics["reward"] for update in updates if update.rollout.valid.any()]
+    assert np.mean(rewards[-10:]) > np.mean(rewards[:10]) + 0.5
 
 
 def test_an_update_without_an_episode_changes_nothing_and_is_counted():

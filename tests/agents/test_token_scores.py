@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, CohereConfig, Gemma2Config, GraniteConfig
 
+from agents.experience import microbatches, tokens_of_a_pass
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect
 from agents.sampling import TokenDistribution
@@ -21,7 +22,7 @@ _TINY: dict[str, Any] = dict(
 )
 _AFTER_THE_HEAD = {
     "softcapping": Gemma2Config(
-        vocab_size=9, pad_token_id=None, sliding_window=None, layer_types=["full_attention"], **_TINY
+        vocab_size=9, pad_token_id=None, sliding_window=64, layer_types=["full_attention"], **_TINY
     ),
     "a scale": CohereConfig(vocab_size=9, logit_scale=0.25, pad_token_id=None, **_TINY),
     "a divisor": GraniteConfig(vocab_size=9, logits_scaling=4.0, pad_token_id=None, **_TINY),
@@ -233,3 +234,27 @@ def test_values_are_spread_out_with_their_gradient():
     assert spread.tolist() == [[1, 0, 2], [0, 3, 0]]
     spread.sum().backward()
     assert values.grad is not None and values.grad.tolist() == [1, 1, 1]
+
+
+# --- the parts in which an update asks for them
+
+
+def rollout_of_lengths(*lengths: int) -> Rollout:
+    episodes = [tiny.Episode(0, [tiny.A], [tiny.B] * (n - 1), [0.0] * (n - 1), 2) for n in lengths]
+    return tiny.rollout_of(episodes)
+
+
+def test_a_microbatch_ends_where_more_than_a_tenth_would_be_padding():
+    lengths = [100] * 12 + [90] * 12 + [50] * 40  # 24 rows of 100 are 5 % padding, 26 with two of 50 more than 8 %
+    sizes = [len(rows) for rows in microbatches(rollout_of_lengths(*lengths), 1_000_000)]
+    assert sizes[0] == 12 + 12 + 2 and sum(sizes) == 64
+    # Few tokens stay together, whatever they are padded with.
+    assert [len(rows) for rows in microbatches(rollout_of_lengths(100, 2, 2, 2, 2), 1_000_000)] == [5]
+
+
+def test_a_processor_gets_small_passes_and_never_more_than_asked(monkeypatch):
+    policy, _ = played()
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert [tokens_of_a_pass(policy, most) for most in (7, 4096, 16_384)] == [7, 4096, 4096]
+    monkeypatch.setattr(TransformerPolicy, "device", torch.device("meta"))
+    assert tokens_of_a_pass(policy, 16_384) == 16_384
