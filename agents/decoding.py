@@ -6,7 +6,7 @@ plain, with hooks, adapters or settings of its own, runs as its own code says.
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,17 +16,15 @@ from transformers.pytorch_utils import Conv1D
 
 from agents.grouped_attention import one_token, takes_parts
 
-if TYPE_CHECKING:
-    from agents.key_values import KeyValues
-
 Step = Callable[..., Tensor]
 
 
 def step_of(model: PreTrainedModel) -> Step | None:
     """What runs one token a row through a model, or None where its own code has to.
 
-    It is called as step(model, storage, tokens, positions, visible): the storage of `agents.key_values`, prepared for
-    the rows; tokens int64 [b], positions int64 [b], and bool [b, 1, C] what each row sees; and returns logits [b, V'].
+    It is called as step(model, storage, tokens, positions, visible): the `KeyValues` of `agents.key_values`, prepared
+    for the rows; tokens int64 [b], positions int64 [b], and what each row sees, bool [b, 1, C]. It returns logits
+    [b, V'].
     """
     for kind, plain, step in _STEPS:
         if type(model) is kind and plain(model) and takes_parts(model) and not _is_watched(model):
@@ -53,7 +51,7 @@ def _plain_gpt2(model: PreTrainedModel) -> bool:
     return usual and not config.add_cross_attention and kinds == {Conv1D} and not model.training and not own
 
 
-def _gpt2(model: PreTrainedModel, storage: "KeyValues", tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+def _gpt2(model: PreTrainedModel, storage: Any, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
     """A step of GPT-2 (Radford et al., 2019): learned positions, each part normalised first, one product for qkv."""
     body = model.transformer
     hidden = F.embedding(tokens, body.wte.weight) + F.embedding(positions, body.wpe.weight)  # [b, d]

@@ -8,16 +8,13 @@ import threading
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
-
-if TYPE_CHECKING:
-    from agents.key_values import KeyValues
 
 _NAME = "textgym_grouped"
 _MOST_PADDING = 3  # places of all groups, padded to the largest, for each row
@@ -66,8 +63,16 @@ def takes_parts(model: PreTrainedModel) -> bool:
     return model.config._attn_implementation in ("sdpa", _NAME)
 
 
+class Storage(Protocol):
+    """What knows where the keys and values of the rows lie that are being fed; `agents.key_values` has one."""
+
+    def parts_of(self, layer_idx: int | None, keys: Tensor) -> Parts | None:
+        """What a layer's rows look at, if `keys` are what that layer was just given of it; None otherwise."""
+        ...
+
+
 @contextmanager
-def attending(model: PreTrainedModel, storage: "KeyValues") -> Iterator[None]:
+def attending(model: PreTrainedModel, storage: Storage) -> Iterator[None]:
     """Let the layers of a model look at what the storage holds by its parts, where they use transformers' `sdpa`."""
     if not takes_parts(model):
         yield
@@ -84,7 +89,7 @@ def _attention(
     module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, Tensor | None]:
     """Transformers' interface for attention: [B, heads, q, d] to [B, q, heads, d]."""
-    storage: KeyValues | None = getattr(_feeding, "storage", None)  # of this thread
+    storage: Storage | None = getattr(_feeding, "storage", None)  # of this thread
     unusual = any(argument is not None for name, argument in kwargs.items() if name not in _UNDERSTOOD)
     if storage is not None and query.shape[2] == 1 and attention_mask is not None and not unusual:
         parts = storage.parts_of(getattr(module, "layer_idx", None), key)

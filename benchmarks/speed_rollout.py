@@ -91,7 +91,8 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
         size = workload.SIZES[case.size]
         limit = decoding_limit(size, workload.VOCABULARY_SIZE, lengths, case.prompt_tokens, case.group_size, memory)
         limits[case] = rollout.num_tokens / limit.seconds
-        requirements.append(Requirement(*found, case.at_least))
+        ours, peer = found
+        requirements.append(Requirement(ours, peer, case.at_least))
         say(f"{case}: timed")
     half, ratios = ({}, []) if quick else half_precision(repeats)
     tables = [_speed_table(timings, limits), requirement_table(requirements, timings)]
