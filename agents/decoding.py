@@ -11,7 +11,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import Embedding, LayerNorm, Linear
+from torch.nn.modules import module as modules
 from transformers import GPT2LMHeadModel, PreTrainedModel
+from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
 from transformers.pytorch_utils import Conv1D
 
 from agents.grouped_attention import one_token, takes_parts
@@ -33,22 +36,24 @@ def step_of(model: PreTrainedModel) -> Step | None:
 
 
 def _is_watched(model: PreTrainedModel) -> bool:
-    """Whether somebody has hooks on the model or a part of it, or runs it in another number format."""
+    """Whether a part of the model has hooks or a forward of its own, or another number format is asked for."""
+    if modules._global_forward_hooks or modules._global_forward_pre_hooks:
+        return True
     if torch.is_autocast_enabled(model.device.type):
         return True
-    return any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+    return any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in model.modules())
 
 
 def _plain_gpt2(model: PreTrainedModel) -> bool:
-    config = model.config
-    usual = config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx
-    kinds = {
-        type(module)
-        for block in model.transformer.h
-        for module in (block.attn.c_attn, block.attn.c_proj, block.mlp.c_fc, block.mlp.c_proj)
-    }
-    own = "forward" in vars(model) or "forward" in vars(model.transformer)
-    return usual and not config.add_cross_attention and kinds == {Conv1D} and not model.training and not own
+    config, body = model.config, model.transformer
+    usual = config.scale_attn_weights and not config.scale_attn_by_inverse_layer_idx and not config.add_cross_attention
+    kinds = [(model.lm_head, Linear), (body.wte, Embedding), (body.wpe, Embedding), (body.ln_f, LayerNorm)]
+    for block in body.h:
+        attention, mlp = block.attn, block.mlp
+        kinds += [(block, GPT2Block), (attention, GPT2Attention), (mlp, GPT2MLP)]
+        kinds += [(norm, LayerNorm) for norm in (block.ln_1, block.ln_2)]
+        kinds += [(layer, Conv1D) for layer in (attention.c_attn, attention.c_proj, mlp.c_fc, mlp.c_proj)]
+    return usual and not model.training and all(type(part) is kind for part, kind in kinds)
 
 
 def _gpt2(model: PreTrainedModel, storage: Any, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:

@@ -66,6 +66,8 @@ def takes_parts(model: PreTrainedModel) -> bool:
 class Storage(Protocol):
     """What knows where the keys and values of the rows lie that are being fed; `agents.key_values` has one."""
 
+    read_elsewhere: bool  # whether a layer was seen to read what it was given, which then has to be whole
+
     def parts_of(self, layer_idx: int | None, keys: Tensor) -> Parts | None:
         """What a layer's rows look at, if `keys` are what that layer was just given of it; None otherwise."""
         ...
@@ -97,6 +99,8 @@ def _attention(
             scaling = kwargs.get("scaling")
             scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
             return one_token(query[:, :, 0], attention_mask[:, 0], parts, scaling)[:, None], None
+    if storage is not None:
+        storage.read_elsewhere = True  # layers share keys, say
     return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
 
 
@@ -114,7 +118,7 @@ def one_token(query: Tensor, visible: Tensor, parts: Parts, scaling: float) -> T
         scaling: of the scores.
 
     Returns:
-        [b, H, d].
+        [b, H, size of a value].
     """
     rows, heads, size = query.shape
     kept = parts.keys.shape[1]
@@ -130,7 +134,7 @@ def one_token(query: Tensor, visible: Tensor, parts: Parts, scaling: float) -> T
     output = torch.matmul(weights[..., shared:], parts.values)
     if parts.grouping is not None:
         output = output + _by_group(weights[..., :shared], parts.trunk_values, parts.grouping)
-    return output.reshape(rows, heads, size)
+    return output.reshape(rows, heads, -1)
 
 
 def _by_group(rows: Tensor, matrices: Tensor, grouping: Grouping) -> Tensor:

@@ -5,6 +5,8 @@ arithmetic alone: which tokens a row holds is known to `agents.prefix_cache`.
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -52,6 +54,7 @@ class KeyValues(Cache):
         self.uniform = False  # whether every row sees all that any of them does
         self.trunk = torch.zeros(0, dtype=torch.long)
         self.grouping: Grouping | None = None
+        self.read_elsewhere = False  # whether attention was seen to read what `update` returns
 
     def feed(self, feed: Feed) -> Tensor:
         """Run the next tokens of some rows, and keep their keys and values.
@@ -75,7 +78,7 @@ class KeyValues(Cache):
         step = step_of(self.model) if single and self.layers else None
         if step is not None:
             return step(self.model, self, tokens[0], first, self._mask(base)[:, 0])
-        with attending(self.model, self):
+        with attending(self.model, self), self._returning_nothing():
             logits = logits_at(
                 self.model,
                 torch.stack(tokens, dim=1),
@@ -88,6 +91,21 @@ class KeyValues(Cache):
                 **{self.name: self},
             )
         return logits[:, 0]
+
+    @contextmanager
+    def _returning_nothing(self) -> Iterator[None]:
+        """Afterwards no layer holds on to what it returned, which growth would leave behind."""
+        try:
+            yield
+        finally:
+            for layer in self.layers:
+                layer.returned = None
+
+    def wipe(self) -> None:
+        """Make zeros of everything: what diverged weights left would be NaN, and a weight of 0 on that is."""
+        for layer in self._kept():
+            for storage in (layer.keys, layer.values, layer.trunk_keys, layer.trunk_values):
+                storage.zero_()
 
     @property
     def fits(self) -> bool:
@@ -212,7 +230,7 @@ class _Layer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         self.write(key_states, value_states)
         owner = self.owner
-        if self.apart and owner.grouping is not None:
+        if self.apart and owner.grouping is not None and not owner.read_elsewhere:
             keys, values = key_states, value_states  # a token of what will be asked for by its parts
         else:
             keys, values = self._whole()
@@ -221,8 +239,8 @@ class _Layer(CacheLayerMixin):
 
     def write(self, key_states: Tensor, value_states: Tensor) -> None:
         """Keep keys and values of the tokens that are fed, [b, heads, q, size of a head]."""
-        _, heads, _, size = key_states.shape
         for storage, states in ((self.keys, key_states), (self.values, value_states)):
+            _, heads, _, size = states.shape
             storage.view(-1, size).index_copy_(0, self.owner.written_to(heads), states.reshape(-1, size))
 
     def parts(self) -> Parts:

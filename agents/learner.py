@@ -275,7 +275,7 @@ class PolicyGradient:
         episodes, group_size = self.settings["episodes_per_update"], self.settings["group_size"]
         first_prompt = self.num_prompts  # in order, where the updates so far left off
         self.num_prompts += self._num_groups
-        return collect(
+        rollout = collect(
             self.policy,
             self.envs,
             episodes,
@@ -285,6 +285,8 @@ class PolicyGradient:
             first_prompt=first_prompt,
             cache=self.cache,
         )
+        self.cache.forget()  # on an accelerator its memory is free for the update
+        return rollout
 
     def _informative(self, rollout: Rollout) -> np.ndarray:
         """The rows to learn from, int64 [n]: those that were not dropped, and under dynamic sampling teach something.

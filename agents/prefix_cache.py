@@ -61,13 +61,15 @@ class PrefixCache:
 
     def clear(self) -> None:
         """Forget every history, and free the memory."""
-        self._storage = KeyValues(self.model)
+        self._storage, self._lengths = KeyValues(self.model), np.zeros(0, dtype=np.int64)
         self.forget()
 
     def forget(self) -> None:
         """Forget every history; on a CPU the memory is kept for the next ones."""
         if not self._storage.fits:
             self._storage = KeyValues(self.model)
+        elif len(self._lengths):
+            self._storage.wipe()
         # Of each of S slots:
         self._tokens = np.full((0, 0), _NOTHING, dtype=np.int64)  # the history that it holds, [S, C]
         self._lengths = np.zeros(0, dtype=np.int64)  # of that, [S]
@@ -159,7 +161,7 @@ class PrefixCache:
 
     def _clear_if_weights_changed(self) -> None:
         mark = weights_mark(self.model, self.checksum)
-        if self._mark is not None and mark != self._mark:
+        if mark != self._mark:
             self.forget()
         self._mark = mark
 

@@ -147,8 +147,9 @@ class TokenDistribution:
         """
         probs = self.log_probs.exp().reshape(-1, self.log_probs.shape[-1])
         # One number a state; torch.multinomial draws one a token.
-        generator = torch.default_generator if generator is None else generator
-        exact, device = _exact(generator.device), generator.device
+        device = probs.device if generator is None else generator.device
+        # No finer than it will be compared: rounded to 1 it would pass every token.
+        exact = min(_exact(device), _exact(probs.device), key=lambda dtype: torch.finfo(dtype).bits)
         uniform = torch.rand(len(probs), 1, generator=generator, dtype=exact, device=device)
         return inverse_cdf(probs, uniform).reshape(self.log_probs.shape[:-1])
 

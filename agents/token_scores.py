@@ -53,7 +53,7 @@ def features_at(model: PreTrainedModel, tokens: Tensor, places: Tensor) -> tuple
     with _hooked(model.get_output_embeddings().register_forward_pre_hook(first_place)):
         _run(model, tokens, places)
     [features] = read
-    if features.shape[1] != places.shape[1]:  # a model that projects every place
+    if "logits_to_keep" not in forward_parameters(type(model)):  # a model that projects every place
         features = torch.take_along_dim(features, places[:, :, None], dim=1)
     return (features,)
 
@@ -137,7 +137,7 @@ class _Terms(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, log_probs: Tensor, actions: Tensor, partial: bool) -> tuple[Tensor, Tensor]:
         terms = log_probs.exp().mul_(log_probs)
-        if partial:
+        if partial or terms.sum().isnan():
             terms.masked_fill_(log_probs == float("-inf"), 0.0)  # 0 · -inf is NaN
         ctx.save_for_backward(terms, actions)
         return log_probs.gather(-1, actions[:, None]).squeeze(-1), -terms.sum(dim=-1)

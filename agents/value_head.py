@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from agents.models import logits_at, open_to_readers
+from agents.models import forward_parameters, logits_at, open_to_readers
 
 _FILE = "value_head.safetensors"
 
@@ -72,6 +72,6 @@ def logits_and_features_at(model: PreTrainedModel, tokens: Tensor, places: Tenso
     finally:
         handle.remove()
     [features] = read
-    if features.shape[1] != places.shape[1]:  # a model that projects every place
+    if "logits_to_keep" not in forward_parameters(type(model)):  # a model that projects every place
         features = torch.take_along_dim(features, places[:, :, None], dim=1)
     return logits, features

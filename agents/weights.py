@@ -35,9 +35,12 @@ def weights_mark(model: PreTrainedModel, checksum: bool) -> tuple[Any, ...]:
 
 def _tensors(model: torch.nn.Module) -> Iterator[Tensor]:
     """Parameters and buffers, tied ones each time; without the names that torch's own walk makes up."""
-    modules = [model]
+    modules, seen = [model], set[int]()
     while modules:
         module = modules.pop()
+        if id(module) in seen:
+            continue
+        seen.add(id(module))
         yield from (tensor for tensor in module._parameters.values() if tensor is not None)
         yield from (tensor for tensor in module._buffers.values() if tensor is not None)
         modules += [child for child in module._modules.values() if child is not None]

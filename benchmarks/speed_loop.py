@@ -25,7 +25,7 @@ CACHED, PLAIN = "with the prefix cache", "without it"
 _SEED = 0
 _NOTES = """\
 A step is a token of one environment. Both sides run stable-baselines3's own loop and buffer; they differ in an argument
-of the policy. The largest difference of a log-prob is taken over one rollout's observations."""
+of the policy. The largest difference of a log-prob is taken along one rollout of random tokens."""
 
 
 class Case(NamedTuple):
@@ -125,7 +125,7 @@ class Loop:
             return distribution.log_prob(torch.as_tensor(actions)).numpy()
 
 
-def largest_difference(one: Loop, other: Loop, steps: int = 8) -> float:
+def largest_difference(one: Loop, other: Loop, steps: int = workload.HORIZON) -> float:
     """The largest difference of log-probs of the same actions in the same growing histories."""
     generator = np.random.default_rng(_SEED)
     observations = one.envs.reset()

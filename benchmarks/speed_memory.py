@@ -25,8 +25,8 @@ _NEVER = 1e-12  # the probability of the stop token
 _NOTES = """\
 The peak resident set of a process that samples the episodes and sets the gradient once, above what it was with
 everything imported and the model made. The gradient itself is part of it on both sides. The loss is RLOO's with an
-entropy bonus; the gradients' difference is the norm relative to the peer's. Seconds are those of one pass, not warmed
-up.
+entropy bonus; the gradients' difference is the norm relative to the peer's. The
+peer takes all rows in one pass, as a padded batch is. Seconds are those of one pass, not warmed up.
 """
 
 

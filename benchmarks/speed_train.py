@@ -4,7 +4,6 @@ A step samples completions, scores them, and updates the weights once. Both side
 function and settings. Files are left to others.
 """
 
-import copy
 import tempfile
 import time
 from collections.abc import Callable
@@ -23,14 +22,14 @@ from benchmarks.tables import markdown_table
 from benchmarks.timing import Timing, spread
 from benchmarks.trl_peer import Trainer
 
-REPEATS, QUICK_REPEATS = 5, 1
+REPEATS, QUICK_REPEATS = 3, 1
 OURS, PEER = "PolicyGradient", "TRL's GRPOTrainer"
 MISSING = "trl is not installed"
 AT_LEAST = 2.5
 PROMPT_TOKENS = 8
 BATCHES = (64, 256)  # completions that the peer takes in one backward pass
 SEEDS, UPDATES, LEARNING_EPISODES = 5, 40, 64
-_LEARNING_RATE = 1e-3
+_LEARNING_RATE, _TIMED_LEARNING_RATE = 1e-3, 1e-9  # timed, both sides stay where they are, as do their lengths
 _NOTES = """\
 A step samples 256 completions in groups of 8, scores and learns from them: GRPO, no KL, one step of the optimizer. The
 peer's time is that between its own callbacks before and after a step; its completions in a backward pass are the better
@@ -99,7 +98,7 @@ def time_steps(
     size: str, repeats: int, batches: tuple[int, ...], clock: Callable[[], float] = time.perf_counter
 ) -> dict[Key, Timing]:
     """Steps of both sides in turns, after one that does not count; the peer's best batch size is what is kept."""
-    learner = _learner(size, workload.EPISODES, seed=0)
+    learner = _learner(size, workload.EPISODES, seed=0, learning_rate=_TIMED_LEARNING_RATE)
     ours: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         peers = [_trainer(learner, batch, 0, Path(folder), workload.EPISODES, clock) for batch in batches]
@@ -152,7 +151,7 @@ def overlap(one: Interval, other: Interval) -> bool:
     return one.low <= other.high and other.low <= one.high
 
 
-def _learner(size: str, episodes: int, seed: int) -> PolicyGradient:
+def _learner(size: str, episodes: int, seed: int, learning_rate: float = _LEARNING_RATE) -> PolicyGradient:
     envs = workload.make_envs(episodes, PROMPT_TOKENS)
     return PolicyGradient(
         workload.make_policy(envs, workload.SIZES[size]),
@@ -160,7 +159,7 @@ def _learner(size: str, episodes: int, seed: int) -> PolicyGradient:
         "grpo",
         group_size=workload.GROUP_SIZE,
         episodes_per_update=episodes,
-        learning_rate=_LEARNING_RATE,
+        learning_rate=learning_rate,
         entropy_coef=0.0,
         seed=seed,
     )
@@ -172,8 +171,8 @@ def _trainer(
     if not find_spec("trl"):
         return None
     prompts = workload.prompts(workload.EPISODES, PROMPT_TOKENS)
-    model = copy.deepcopy(learner.policy.model)
-    return Trainer(model, prompts, episodes, batch, _LEARNING_RATE, seed, folder / str(batch), clock)
+    learning_rate = learner.settings["learning_rate"]
+    return Trainer(learner.policy.model, prompts, episodes, batch, learning_rate, seed, folder / str(batch), clock)
 
 
 def _rewards(learner: PolicyGradient, updates: int) -> list[float]:

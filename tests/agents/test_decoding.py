@@ -86,9 +86,20 @@ def trained(model):
     model.train()
 
 
-@pytest.mark.parametrize(
-    "change", [hooked, own_forward, trained, lambda model: add_lora(model, 2, 0)], ids=["hook", "own", "train", "lora"]
-)
+def own_part(model):
+    mlp = model.transformer.h[0].mlp
+    mlp.forward = lambda hidden: 0 * hidden
+
+
+def another_head(model):
+    model.lm_head = torch.nn.Sequential(model.lm_head)
+
+
+def adapted(model):
+    add_lora(model, 2, 0)
+
+
+@pytest.mark.parametrize("change", [hooked, own_forward, own_part, another_head, trained, adapted])
 def test_a_model_that_is_not_plain_runs_its_own_code(change):
     model = make_model()
     assert step_of(model) is not None
@@ -109,3 +120,11 @@ def test_a_subclass_runs_its_own_code():
     model = make_model()
     model.__class__ = Own
     assert step_of(model) is None
+
+
+def test_under_hooks_of_all_modules_it_runs_its_own_code():
+    handle = torch.nn.modules.module.register_module_forward_hook(lambda *_: None)
+    try:
+        assert step_of(make_model()) is None
+    finally:
+        handle.remove()

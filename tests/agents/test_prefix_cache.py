@@ -386,3 +386,103 @@ def test_a_policy_may_be_copied_with_its_cache():
     for one in (policy, twin):
         actions, log_probs = one.act(observations)
         assert log_probs[0] == pytest.approx(plain_log_probs(one.model, [[1, 2]])[0, actions[0]], abs=CLOSE)
+
+
+# --- memory that is used again
+
+
+def test_what_diverged_weights_left_is_forgotten():
+    model = make_model("gpt2")
+    cache, good = PrefixCache(model), copy.deepcopy(model.state_dict())
+    histories = [[1, 2, 3, 4, 5, 6], [2, 3, 4], [5, 6, 7, 8]]
+    with torch.no_grad():
+        model.transformer.wte.weight.fill_(float("nan"))
+    cache.logits(*arrays(histories))
+    model.load_state_dict(good)
+    for _ in range(4):
+        np.testing.assert_allclose(cached_log_probs(cache, histories), plain_log_probs(model, histories), atol=CLOSE)
+        histories = [[*history, 1] for history in histories]
+
+
+def test_forgetting_keeps_the_memory_and_clearing_does_not():
+    model = make_model("gpt2")
+    cache, histories = PrefixCache(model), [[1, 2, 3], [4, 5, 6]]
+    fed = cached_log_probs(cache, histories)
+    kept = cache._storage.layers[0].keys.data_ptr()
+    cache.forget()
+    before = cache.tokens_fed
+    np.testing.assert_array_equal(cached_log_probs(cache, histories), fed)
+    assert cache.tokens_fed - before == 6 and cache._storage.layers[0].keys.data_ptr() == kept
+    cache.clear()
+    assert not cache._storage.layers
+
+
+def test_a_model_that_moves_before_its_first_call_takes_its_cache_along():
+    model = make_model("gpt2")
+    cache = PrefixCache(model)
+    model.double()
+    cached_log_probs(cache, [[1, 2, 3]])
+    assert cache._storage.format[1] == torch.float64 and cache._storage.layers[0].keys.dtype == torch.float64
+
+
+def sharing_layers():
+    from transformers import Gemma3nForCausalLM, Gemma3nTextConfig
+
+    config = Gemma3nTextConfig(
+        vocab_size=V,
+        vocab_size_per_layer_input=V,
+        hidden_size=16,
+        hidden_size_per_layer_input=4,
+        intermediate_size=24,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=8,
+        num_kv_shared_layers=2,
+        layer_types=["full_attention"] * 4,
+        activation_sparsity_pattern=[0.0] * 4,
+        laurel_rank=4,
+        altup_num_inputs=2,
+        max_position_embeddings=LONGEST,
+    )
+    return Gemma3nForCausalLM(config)
+
+
+def values_of_another_size():
+    from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+
+    config = DeepseekV3Config(
+        vocab_size=V,
+        hidden_size=16,
+        intermediate_size=24,
+        moe_intermediate_size=8,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=2,
+        q_lora_rank=8,
+        kv_lora_rank=8,
+        qk_nope_head_dim=16,
+        qk_rope_head_dim=8,
+        v_head_dim=16,
+        max_position_embeddings=LONGEST,
+    )
+    return DeepseekV3ForCausalLM(config)
+
+
+@pytest.mark.parametrize("make", [sharing_layers, values_of_another_size])
+def test_rows_that_share_a_beginning_in_unusual_layers(make):
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = make().eval()
+    cache, start = PrefixCache(model), [1, 2, 3, 4, 5, 6, 7, 8]
+    histories = [[*start, token] for token in range(4)]
+    cached_log_probs(cache, [start])
+    for _ in range(5):
+        np.testing.assert_allclose(cached_log_probs(cache, histories), plain_log_probs(model, histories), atol=CLOSE)
+        histories = [[*history, len(history) % V] for history in histories]
+    assert cache._num_trunks == 1

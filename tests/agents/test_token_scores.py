@@ -258,3 +258,16 @@ def test_a_processor_gets_small_passes_and_never_more_than_asked(monkeypatch):
     assert [tokens_of_a_pass(policy, most) for most in (7, 4096, 16_384)] == [7, 4096, 4096]
     monkeypatch.setattr(TransformerPolicy, "device", torch.device("meta"))
     assert tokens_of_a_pass(policy, 16_384) == 16_384
+
+
+def test_a_token_that_the_model_itself_rules_out_adds_nothing_to_the_entropy():
+    logits = torch.tensor([[0.3, -float("inf"), 1.0], [0.1, 0.2, 0.3]], dtype=torch.float64, requires_grad=True)
+
+    def distribution(logits, part):
+        return TokenDistribution(logits, 3)
+
+    log_probs, entropy = scored(logits, None, distribution, torch.tensor([0, 1]))
+    expected = TokenDistribution(logits.detach(), 3).entropy()
+    torch.testing.assert_close(entropy.detach(), expected)
+    (log_probs.sum() + entropy.sum()).backward()
+    assert torch.isfinite(logits.grad).all() and logits.grad[0, 1] == 0

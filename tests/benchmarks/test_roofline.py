@@ -16,7 +16,7 @@ def clock_of(*differences):
 
 def test_the_best_of_the_repeats_counts():
     clock = clock_of(5.0, 2.0, 9.0, 4.0, 3.0)
-    assert bandwidth(clock) == 2**26 / 2.0
+    assert bandwidth(clock) == 2**28 / 2.0
 
 
 def test_operations_of_a_product_are_two_each():

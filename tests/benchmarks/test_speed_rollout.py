@@ -20,8 +20,8 @@ def test_both_sides_are_timed_and_count_completion_tokens():
 
 
 def test_the_better_batch_size_of_the_peer_goes_on():
-    case = Case("S", 8, 1, 66, 2.0)
-    # The first run of batches of 64 takes 1 on that clock, that of all 66 takes 9; everything later takes 1.
+    case = Case("S", 8, 1, 130, 2.0)
+    # The first run of batches of 64 takes 1 on that clock, that of all 130 takes 9; everything later takes 1.
     clock = itertools.chain([0.0, 1.0, 1.0, 10.0], itertools.count(11.0)).__next__
     timings, _ = time_case(case, 1, clock)
     assert set(timings) == {Key(case, OURS), Key(case, "generate, batches of 64")}
