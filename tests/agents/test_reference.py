@@ -145,7 +145,8 @@ def test_the_coefficient_stays_without_a_target_and_is_what_the_reward_is_charge
     rollout = experience.rollout
     ref = np.where(rollout.mask, other.log_probs(rollout).detach().numpy(), 0)
     cost = BETA * (rollout.log_probs - ref).sum(axis=1)
-    np.testing.assert_allclose(experience.advantages[:, 0], rollout.returns - cost, rtol=1e-6)
+    # Sums of float32 log-probs, of which those of the sampler come from its cache; a difference may cancel.
+    np.testing.assert_allclose(experience.advantages[:, 0], rollout.returns - cost, rtol=1e-6, atol=1e-6)
     learner.kl_coef = 0.0  # an adapted coefficient is the one that counts
     assert learner.experience(rollout).advantages[:, 0].tolist() == pytest.approx(rollout.returns.tolist())
     learner.kl_coef = BETA
