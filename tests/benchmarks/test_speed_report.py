@@ -1,16 +1,29 @@
 """The report of `speed env`, and its files, from numbers given by hand."""
 
+import importlib
 import json
+from functools import partial
 
 import pytest
+import torch
 
 from benchmarks import memory, speed_env, speed_exact
 from benchmarks.cli import main
+from benchmarks.finding import Finding
 from benchmarks.memory import MIB, SMALL, MemoryCase, Peaks
 from benchmarks.speed_report import memory_table, report, speed_table
 from benchmarks.timing import Timing
 
 NATIVE = speed_env.native(speed_env.AutoresetMode.NEXT_STEP, speed_env.SHARED)
+
+
+ALL = ["env", "exact", "rollout", "update", "train", "loop", "memory", "scaling"]
+
+
+def made_up(part, quick, threads, say):
+    """What a part finds, at once."""
+    record = {"part": part, "quick": quick, "threads": threads, "torch": torch.get_num_threads()}
+    return Finding(f"Speed of {part}", "A workload.", 1, ["| a table |\n"], "Notes.", record)
 
 
 def timings():
@@ -60,6 +73,9 @@ def measured(monkeypatch, tmp_path):
         "measure",
         lambda rows, repeats: {(row.name, row.num_envs): Timing((float(row.steps),) * repeats) for row in rows},
     )
+    for part in ALL[2:]:
+        module = importlib.import_module(f"benchmarks.speed_{part}")
+        monkeypatch.setattr(module, "measure", partial(made_up, part))
     monkeypatch.setattr(speed_exact, "CASES", ())
     monkeypatch.setattr(speed_exact, "QUICK_CASES", ())
     return tmp_path / "results"
@@ -102,15 +118,26 @@ def test_the_whole_measurement_uses_the_large_case_and_overwrites_nothing(measur
 def test_without_a_part_all_are_measured(measured, tmp_path):
     assert main(["speed", "--quick", "--output", str(tmp_path / "mine")]) == 0
     folders = sorted((tmp_path / "mine").iterdir())
-    assert [folder.name for folder in folders] == ["speed-env", "speed-exact"]
+    assert [folder.name for folder in folders] == sorted(f"speed-{part}" for part in ALL)
     assert all((folder / "table.md").is_file() for folder in folders)
+    for part in ALL[2:]:
+        summary = json.loads((tmp_path / "mine" / f"speed-{part}" / "summary.json").read_text())
+        assert (summary["part"], summary["quick"], summary["threads"], summary["torch"]) == (part, True, 1, 1)
+
+
+def test_a_part_runs_with_the_threads_that_are_asked_for(measured):
+    before = torch.get_num_threads()
+    assert main(["speed", "rollout", "--threads", "2"]) == 0
+    assert torch.get_num_threads() == before
+    summary = json.loads((measured / "speed-rollout" / "summary.json").read_text())
+    assert (summary["quick"], summary["threads"], summary["torch"], summary["machine"]["threads"]) == (False, 2, 2, 2)
+    page = (measured / "speed-rollout" / "table.md").read_text()
+    assert "    textgym-bench speed rollout --threads 2\n" in page and "| a table |" in page and "2 threads.\n" in page
 
 
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["rollout"], "speed 'rollout' is not built yet; built: env, exact"),
-        (["memory", "--quick"], "speed 'memory' is not built yet; built: env, exact"),
         (["evn"], "Did you mean 'env'?"),
         (["\x1b[2J"], "\\x1b[2J"),
         (["env", "--threads", "0"], "--threads 0; give at least 1"),
