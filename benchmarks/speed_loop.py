@@ -25,7 +25,8 @@ CACHED, PLAIN = "with the prefix cache", "without it"
 _SEED = 0
 _NOTES = """\
 A step is a token of one environment. Both sides run stable-baselines3's own loop and buffer; they differ in an argument
-of the policy. The largest difference of a log-prob is taken along one rollout of random tokens."""
+of the policy. The largest difference of a log-prob is taken along one rollout of random tokens.
+"""
 
 
 class Case(NamedTuple):

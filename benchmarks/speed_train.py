@@ -4,9 +4,10 @@ A step samples completions, scores them, and updates the weights once. Both side
 function and settings. Files are left to others.
 """
 
+import operator
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,11 +30,14 @@ AT_LEAST = 2.5
 PROMPT_TOKENS = 8
 BATCHES = (64, 256)  # completions that the peer takes in one backward pass
 SEEDS, UPDATES, LEARNING_EPISODES = 5, 40, 64
+QUICK_SEEDS, QUICK_UPDATES = 2, 6
 _LEARNING_RATE, _TIMED_LEARNING_RATE = 1e-3, 1e-9  # timed, both sides stay where they are, as do their lengths
 _NOTES = """\
 A step samples 256 completions in groups of 8, scores and learns from them: GRPO, no KL, one step of the optimizer. The
 peer's time is that between its own callbacks before and after a step; its completions in a backward pass are the better
-one of 64 and 256. In learning, a number is one seed's mean reward over the last quarter of the updates, or over all."""
+one of 64 and 256 (256, if quick), ours as many as a number of tokens allows. Lengths are drawn anew in each step. In
+learning, a number is one seed's mean reward over the last quarter of the updates, or over all.
+"""
 
 
 class Key(NamedTuple):
@@ -53,40 +57,62 @@ class Curves(NamedTuple):
     peer: np.ndarray
 
 
+class Steps(NamedTuple):
+    """Timed steps of one side; none where it cannot be run."""
+
+    seconds: tuple[float, ...]  # one number a step
+    tokens: tuple[int, ...]  # of all completions of a step
+    batch: int | None = None  # completions in one backward pass; None: a number of tokens
+    missing: str = ""
+
+    @property
+    def completions(self) -> Timing:
+        """Completions a second."""
+        return Timing(tuple(workload.EPISODES / each for each in self.seconds), self.missing)
+
+    @property
+    def token_rates(self) -> Timing:
+        """Generated tokens a second."""
+        return Timing(tuple(map(operator.truediv, self.tokens, self.seconds)), self.missing)
+
+    @property
+    def mean_length(self) -> float:
+        """Tokens of a completion."""
+        return sum(self.tokens) / (len(self.tokens) * workload.EPISODES)
+
+
 def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
     """Time both sides in turns, at each size; then let both learn.
 
     Args:
-        quick: once each, and no learning.
+        quick: the small size alone, once, beside one batch size; learning, with few seeds and updates.
         threads: of torch, already set; noted alone.
         say: shows progress.
     """
-    repeats = QUICK_REPEATS if quick else REPEATS
-    timings: dict[Any, Timing] = {}
-    for size in ("S", "M"):
-        timings |= time_steps(size, repeats, BATCHES[:1] if quick else BATCHES)
+    repeats, sizes = (QUICK_REPEATS, ("S",)) if quick else (REPEATS, ("S", "M"))
+    steps: dict[Key, Steps] = {}
+    for size in sizes:
+        steps |= time_steps(size, repeats, BATCHES[-1:] if quick else BATCHES)
         say(f"{size}: timed")
-    requirements = [Requirement(Key(size, OURS), Key(size, PEER), AT_LEAST) for size in ("S", "M")]
-    table = markdown_table(
-        ["completions a second", *("S", "M")],
-        [[what, *(rate(timings[Key(size, what)], ",.1f") for size in ("S", "M"))] for what in (OURS, PEER)],
-    )
-    tables = [table, requirement_table(requirements, timings)]
+    timings: dict[Any, Timing] = {key: side.completions for key, side in steps.items()}
+    requirements = [Requirement(Key(size, OURS), Key(size, PEER), AT_LEAST) for size in sizes]
+    tables = [steps_table(steps), requirement_table(requirements, timings)]
     curves = None
-    if not quick and find_spec("trl"):
-        curves = learn(say)
+    if find_spec("trl"):
+        curves = learn(say, *((QUICK_SEEDS, QUICK_UPDATES) if quick else (SEEDS, UPDATES)))
         tables.append(learning_table(curves))
     return Finding(
         title="Speed of training",
         workload=(
             f"{workload.EPISODES} completions of up to {workload.HORIZON} tokens a step, a stop token with a mean "
-            f"length of 24, prompts of {PROMPT_TOKENS}, V={workload.VOCABULARY_SIZE:,}, float32; S: d=64, 2 layers, "
-            "M: d=128, 4 layers."
+            f"length of 24, prompts of {PROMPT_TOKENS}, V={workload.VOCABULARY_SIZE:,}, float32; "
+            f"{_shapes(sizes)}."
         ),
         repeats=repeats,
         tables=tables,
-        notes=_NOTES + ("\nLearning is left out with --quick." if quick else "") + missing_lines(timings),
+        notes=_NOTES + missing_lines(timings),
         record={
+            "steps": {str(key): side._asdict() for key, side in steps.items()},
             "rates": {str(key): list(timing.rates) for key, timing in timings.items()},
             "requirements": requirement_records(requirements, timings),
             "curves": curves and {name: values.tolist() for name, values in curves._asdict().items()},
@@ -96,50 +122,60 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
 
 def time_steps(
     size: str, repeats: int, batches: tuple[int, ...], clock: Callable[[], float] = time.perf_counter
-) -> dict[Key, Timing]:
+) -> dict[Key, Steps]:
     """Steps of both sides in turns, after one that does not count; the peer's best batch size is what is kept."""
     learner = _learner(size, workload.EPISODES, seed=0, learning_rate=_TIMED_LEARNING_RATE)
-    ours: list[float] = []
+    seconds, tokens = [], []
     with tempfile.TemporaryDirectory() as folder:
         peers = [_trainer(learner, batch, 0, Path(folder), workload.EPISODES, clock) for batch in batches]
-        for repeat in range(-1, repeats):
-            start = clock()
+        for _ in range(1 + repeats):
+            before, start = learner.num_timesteps, clock()
             learner.learn(1)
-            if repeat >= 0:
-                ours.append(clock() - start)
+            seconds.append(clock() - start)
+            tokens.append(learner.num_timesteps - before)
             for peer in filter(None, peers):
                 peer.train(1)
-    found = {Key(size, OURS): _timing(ours)}
-    measured = [_timing(peer.seconds[1:]) for peer in peers if peer is not None]
-    fastest = max(measured, key=lambda timing: spread(timing.rates).median, default=Timing(missing=MISSING))
-    return found | {Key(size, PEER): fastest}
+    ours = Steps(tuple(seconds[1:]), tuple(tokens[1:]))
+    theirs = [Steps(tuple(peer.seconds[1:]), tuple(peer.tokens[1:]), peer.batch) for peer in peers if peer is not None]
+    fastest = min(theirs, key=lambda side: spread(side.seconds).median, default=Steps((), (), missing=MISSING))
+    return {Key(size, OURS): ours, Key(size, PEER): fastest}
 
 
-def learn(say: Callable[[str], None]) -> Curves:
+def steps_table(steps: Mapping[Key, Steps]) -> str:
+    """What each side did in a second, how long its completions were, and how many it learns from at a time."""
+    rows = []
+    for key, side in steps.items():
+        length = "" if side.missing else f"{side.mean_length:.1f}"
+        batch = "" if side.batch is None else str(side.batch)
+        rows.append([str(key), rate(side.completions, ",.1f"), rate(side.token_rates), length, batch])
+    header = ["", "completions a second", "tokens a second", "tokens a completion", "completions a backward pass"]
+    return markdown_table(header, rows)
+
+
+def learn(say: Callable[[str], None], seeds: int, updates: int) -> Curves:
     """Let both sides learn from the same weights, with several seeds."""
     ours, peer = [], []
-    for seed in range(SEEDS):
+    for seed in range(seeds):
         learner = _learner("S", LEARNING_EPISODES, seed)
         with tempfile.TemporaryDirectory() as folder:
             trainer = _trainer(learner, LEARNING_EPISODES, seed, Path(folder), LEARNING_EPISODES, time.perf_counter)
             assert trainer is not None
-            trainer.train(UPDATES)
+            trainer.train(updates)
         peer.append(trainer.rewards)
-        ours.append(_rewards(learner, UPDATES))
+        ours.append(_rewards(learner, updates))
         say(f"learning, seed {seed}: {ours[-1][-1]:.3f} and {peer[-1][-1]:.3f}")
     return Curves(np.array(ours), np.array(peer))
 
 
 def learning_table(curves: Curves) -> str:
     """Means over the seeds with 95% t intervals, and whether those overlap."""
-    last = max(1, curves.ours.shape[1] // 4)
+    seeds, updates = curves.ours.shape
+    last = max(1, updates // 4)
     rows = []
     for name, part in (("all updates", slice(None)), ("last quarter", slice(-last, None))):
         ours, peer = (t_interval(values[:, part].mean(axis=1)) for values in curves)
         rows.append([name, _interval(ours), _interval(peer), "yes" if overlap(ours, peer) else "NO"])
-    return markdown_table(
-        [f"mean reward of {UPDATES} updates, {len(curves.ours)} seeds", OURS, PEER, "intervals overlap"], rows
-    )
+    return markdown_table([f"mean reward of {updates} updates, {seeds} seeds", OURS, PEER, "intervals overlap"], rows)
 
 
 def overlap(one: Interval, other: Interval) -> bool:
@@ -149,6 +185,14 @@ def overlap(one: Interval, other: Interval) -> bool:
     True
     """
     return one.low <= other.high and other.low <= one.high
+
+
+def _shapes(sizes: Sequence[str]) -> str:
+    return "; ".join(
+        f"{size}: d={shape.d_model}, {shape.num_layers} layers"
+        for size, shape in workload.SIZES.items()
+        if size in sizes
+    )
 
 
 def _learner(size: str, episodes: int, seed: int, learning_rate: float = _LEARNING_RATE) -> PolicyGradient:
@@ -184,10 +228,6 @@ def _rewards(learner: PolicyGradient, updates: int) -> list[float]:
 
     learner.learn(2**62, note)
     return rewards
-
-
-def _timing(seconds: list[float]) -> Timing:
-    return Timing(tuple(workload.EPISODES / each for each in seconds))
 
 
 def _interval(interval: Interval) -> str:

@@ -31,7 +31,9 @@ class Trainer:
     Attributes:
         seconds: of every step so far.
         rewards: mean reward of every step so far.
-        tokens: of the completions of every step so far.
+        tokens: of all completions of every step so far.
+        batch: as above.
+        random_state: of torch's generator, at the next call.
     """
 
     def __init__(
@@ -52,7 +54,7 @@ class Trainer:
         self.seconds: list[float] = []
         self.rewards: list[float] = []
         self.tokens: list[int] = []
-        self.seed = seed
+        self.batch = batch
         own = self
 
         class Watch(TrainerCallback):
@@ -68,7 +70,7 @@ class Trainer:
             own.tokens.append(sum(map(len, completion_ids)))
             return scores
 
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]):  # the library seeds torch's own generator, and draws from it
             self.trainer = GRPOTrainer(
                 copy.deepcopy(model),
                 reward_funcs=score,
@@ -99,13 +101,16 @@ class Trainer:
                 processing_class=_tokenizer(),
                 callbacks=[Watch()],
             )
+            self.random_state = torch.random.get_rng_state()
         self.trainer.remove_callback(PrinterCallback)  # which prints every step's metrics
 
     def train(self, updates: int) -> None:
-        """Make so many updates."""
+        """Make so many updates; the completions are drawn on from where the call before left off."""
         self.trainer.args.max_steps = updates
         with torch.random.fork_rng(devices=[]):
+            torch.random.set_rng_state(self.random_state)
             self.trainer.train()
+            self.random_state = torch.random.get_rng_state()
 
 
 def _tokenizer() -> PreTrainedTokenizerFast:
