@@ -41,10 +41,19 @@ class Parts(NamedTuple):
     uniform: bool  # whether every row sees all of it
 
 
-def grouping(trunk: Tensor, trunk_seen: int) -> Grouping | None:
-    """Rows by their trunks, int64 [b]; None where nothing is shared, or padding would cost more than sharing saves."""
-    if not trunk_seen:
+def grouping(trunk: Tensor, base: Tensor) -> Grouping | None:
+    """Rows by their trunks; None where nothing is shared, or padding would cost more than sharing saves.
+
+    Args:
+        trunk: int64 [b]; any where a row begins with none.
+        base: int64 [b], how many tokens of it a row begins with.
+    """
+    rooted = base > 0
+    if not rooted.any():
         return None
+    # Rows that begin with none see nothing of a trunk and stand anywhere: spread out, so that no group grows by them.
+    anywhere = torch.arange(len(trunk), device=trunk.device) % (trunk[rooted].max() + 1)
+    trunk = torch.where(rooted, trunk, anywhere)
     sizes = torch.bincount(trunk)
     most = int(sizes.max())
     if len(sizes) * most > _MOST_PADDING * len(trunk):

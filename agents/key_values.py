@@ -70,11 +70,10 @@ class KeyValues(Cache):
         positions = first[:, None] + torch.arange(width, device=self.device)
         self.places = positions - base[:, None]
         self.written = None
-        self.uniform = bool(
-            width == 1 and (np.ptp(feed.first - feed.base) == 0) and (feed.base == self.trunk_seen).all()
-        )
+        alike = (feed.first - feed.base == self.seen - width) & (feed.base == self.trunk_seen)
+        self.uniform = width == 1 and bool(alike.all())
         single = width == 1 and takes_parts(self.model)
-        self.grouping = grouping(self.trunk, self.trunk_seen) if single else None
+        self.grouping = grouping(self.trunk, base) if single else None
         step = step_of(self.model) if single and self.layers else None
         if step is not None:
             return step(self.model, self, tokens[0], first, self._mask(base)[:, 0])
@@ -111,8 +110,8 @@ class KeyValues(Cache):
     def fits(self) -> bool:
         """Whether what the model computes now can be stored here, and its memory is worth keeping for that.
 
-        A system hands out fresh memory page by page, which for a rollout takes as long as a quarter of its products. On
-        other devices torch keeps freed memory itself, for whoever needs it next.
+        A system hands out fresh memory page by page, which can take a quarter of a rollout. On other devices torch
+        keeps freed memory itself, for whoever needs it next.
         """
         return self.device.type == "cpu" and self.format == _format(self.model)
 

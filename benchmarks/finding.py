@@ -32,17 +32,29 @@ class Finding(NamedTuple):
             versions: of the libraries.
             machine: see `benchmarks.machine.machine`.
         """
-        libraries = ", ".join(f"{name} {number}" for name, number in versions.items())
-        threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
-        heading = (
-            f"# {self.title}\n\n"
-            f"    {escape(command)}\n\n"
-            f"{escape(libraries)}.\n"
-            f"{escape(str(machine['cpu']))}, {machine['cpus']} CPUs, {escape(str(machine['system']))}; {threads}.\n"
-            f"{self.workload}\n"
-            f"Medians of {self.repeats} repeats in turns, the range in brackets.\n"
-        )
-        return "\n".join([heading, *self.tables, f"{self.notes}\n"])
+        how = f"{self.workload}\nMedians of {self.repeats} repeats in turns, the range in brackets."
+        return "\n".join([heading(self.title, command, versions, machine, how), *self.tables, f"{self.notes}\n"])
+
+
+def heading(title: str, command: str, versions: Mapping[str, str], machine: Mapping[str, str | int], how: str) -> str:
+    """What was run, on what, and how; see `Finding.page` for the arguments.
+
+    Args:
+        title: of the page.
+        command: see there.
+        versions: see there.
+        machine: see there.
+        how: whole sentences.
+    """
+    libraries = ", ".join(f"{name} {number}" for name, number in versions.items())
+    threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
+    return (
+        f"# {title}\n\n"
+        f"    {escape(command)}\n\n"
+        f"{escape(libraries)}.\n"
+        f"{escape(str(machine['cpu']))}, {machine['cpus']} CPUs, {escape(str(machine['system']))}; {threads}.\n"
+        f"{how}\n"
+    )
 
 
 def bracketed(spread: Spread, form: str) -> str:

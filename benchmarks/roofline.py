@@ -62,6 +62,9 @@ def decoding_limit(
 ) -> Limit:
     """Of sampling episodes that begin together, one token each at a time, until each has ended.
 
+    The last token of an episode is drawn and never run. What a group begins with is run and projected once, and its
+    first tokens are all drawn from that.
+
     Args:
         size: of the model.
         vocabulary_size: V.
@@ -73,23 +76,25 @@ def decoding_limit(
     steps = np.arange(int(lengths.max()))
     running = (lengths[:, None] > steps).sum(axis=0)  # [T]
     rows = max(1, round(float((running * running).sum() / running.sum())))  # beside the mean token
-    tokens, groups = int(lengths.sum()), len(lengths) // group_size
-    prompts = groups * prompt_tokens
-    compute = 2 * tokens * size.d_model * vocabulary_size / product_rate(rows, size.d_model, vocabulary_size)
+    groups = len(lengths) // group_size
+    prompts, run = groups * prompt_tokens, int(lengths.sum()) - len(lengths)  # tokens
+    width = size.d_model
+    compute = 2 * (run + groups) * width * vocabulary_size / product_rate(rows, width, vocabulary_size)
     for inner, outer in products(size):
         layers = 2 * size.num_layers * inner * outer
         compute += layers * (
-            tokens / product_rate(rows, inner, outer) + prompts / product_rate(min(prompts, 1024), inner, outer)
+            run / product_rate(rows, inner, outer) + prompts / product_rate(min(prompts, 1024), inner, outer)
         )
-    weights = _FLOAT * (12 * size.num_layers * size.d_model**2 + size.d_model * vocabulary_size)
-    a_token = 2 * _FLOAT * size.num_layers * size.d_model  # keys and values
-    own = float((running * (steps + 1)).sum())  # of completions
-    shared = float(sum((lengths.reshape(groups, group_size).max(axis=1)[:, None] > steps).sum(axis=0))) * prompt_tokens
+    weights = _FLOAT * (12 * size.num_layers * width**2 + width * vocabulary_size)
+    a_token = 2 * _FLOAT * size.num_layers * width  # keys and values
+    own = float((running * steps).sum())  # of completions
+    longest = lengths.reshape(groups, group_size).max(axis=1)
+    shared = float((longest - 1).sum()) * prompt_tokens
     return Limit(float(compute), (len(steps) * weights + (own + shared) * a_token) / rate_of_memory)
 
 
 def update_limit(size: Size, vocabulary_size: int, tokens: int, scored: int, rows: int = 1024) -> float:
-    """Seconds of the products of a forward and a backward pass, which is twice a forward pass.
+    """Seconds of the products with weights, forward and backward, which is twice forward; attention's are left out.
 
     Args:
         size: of the model.

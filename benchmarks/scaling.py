@@ -74,6 +74,9 @@ def draw(curves: Mapping[str, Sequence[Curve]], folder: Path) -> None:
             panel.plot(curve.values, curve.seconds, "o", color=colour, label=f"{curve.work}, ∝ x^{found.exponent:.2f}")
             panel.plot(ends, found.factor * ends**found.exponent, "-", color=colour)
         panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="seconds")
+        # Over less than a decade labels of the scale's own would overlap.
+        panel.set_xticks(along[0].values, [f"{value:,}" for value in along[0].values])
+        panel.set_xticks([], minor=True)
         panel.grid(True, which="major", alpha=0.3)
         panel.legend(frameon=False)
     figure.savefig(folder / "scaling.png", dpi=120)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.finding import heading
 from benchmarks.machine import machine, tokenizer_threads, torch_threads, versions
 from benchmarks.options import SpeedOptions
 from textgym.escape import escape
@@ -32,7 +33,7 @@ def run_env(options: SpeedOptions, folder: Path, command: str, say: Say) -> None
     from benchmarks import memory
     from benchmarks.run_folder import append_run
     from benchmarks.speed_env import QUICK_REPEATS, REPEATS, groups, measure
-    from benchmarks.speed_report import heading, record, report, row_record
+    from benchmarks.speed_report import how, record, report, row_record
 
     repeats = QUICK_REPEATS if options.quick else REPEATS
     case = memory.SMALL if options.quick else memory.LARGE
@@ -48,7 +49,7 @@ def run_env(options: SpeedOptions, folder: Path, command: str, say: Say) -> None
             say(f"N = {group[0].num_envs:,}: timed")
     used = versions(("textgym", "numpy", "gymnasium", "tokenizers", "stable-baselines3"))
     facts = machine(options.threads)
-    table = f"{heading(command, used, facts, repeats)}\n{report(timings, case, peaks)}"
+    table = f"{heading('Speed of the environment', command, used, facts, how(repeats))}\n{report(timings, case, peaks)}"
     everything = record(list(itertools.chain(*rows)), timings, case, peaks)
     _finish(folder, {"command": command, "versions": used, "machine": facts, **everything}, table)
 
@@ -65,7 +66,9 @@ def run_exact(options: SpeedOptions, folder: Path, command: str, say: Say) -> No
         say(f"W = {case.horizon}, d_model = {case.d_model}, {case.dtype}: timed")
     used = versions(("textgym", "torch", "transformers", "numpy"))
     facts = machine(options.threads)
-    table = f"{speed_exact.heading(command, used, facts)}\n{speed_exact.report(found)}"
+    table = (
+        f"{heading('Speed of the exact gradient', command, used, facts, speed_exact.HOW)}\n{speed_exact.report(found)}"
+    )
     rows = [speed_exact.case_record(case, measured) for case, measured in found.items()]
     _finish(folder, {"command": command, "versions": used, "machine": facts, "rows": rows}, table)
 

@@ -6,17 +6,18 @@ tables are left to others.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from benchmarks.timing import Spread, Timing, Work, interleave, ratio
+from benchmarks.requirement import Requirement
+from benchmarks.timing import Timing, Work, interleave
 from benchmarks.toy import HORIZON, KEYWORDS, VOCABULARY_SIZE, ToyEnv
 from textgym.env import TextGenEnv
 from textgym.vector_env import TextGenVectorEnv
@@ -73,36 +74,20 @@ class Row:
         return self.num_envs * self.episodes * HORIZON
 
 
-class Comparison(NamedTuple):
-    """One row against another: how many times as fast it is, and has to be."""
-
-    first: tuple[str, int]  # name and num_envs
-    second: tuple[str, int]
-    at_least: float | None  # None: for information
-
-    def verdict(self, measured: Spread | None) -> str:
-        """What the median ratio says of the requirement; a row that is missing has beaten nothing."""
-        if measured is None:
-            return "not measured"
-        if self.at_least is None:
-            return ""
-        return "met" if measured.median >= self.at_least else "NOT MET"
-
-
 # A sketch of such an environment took 808,000 steps a second by itself and 483,000 under SyncVectorEnv; a factor of 1.3
 # off that ratio is allowed.
 _SCALAR_AT_LEAST = 808 / 483 / 1.3
 COMPARISONS = (
-    Comparison((native(AutoresetMode.NEXT_STEP, SHARED), 1024), (SYNC, 1024), 10.0),
-    Comparison((native(AutoresetMode.SAME_STEP, SHARED), 1024), (SYNC, 1024), 10.0),
-    Comparison((native(AutoresetMode.NEXT_STEP, PER_ENV), 1024), (SYNC, 1024), 4.0),
-    Comparison((native(AutoresetMode.SAME_STEP, PER_ENV), 1024), (SYNC, 1024), 4.0),
-    Comparison((SCALAR, 1), (SYNC, 1024), _SCALAR_AT_LEAST),
-    Comparison((native(AutoresetMode.NEXT_STEP, SHARED), 1024), (SYNC_TOY, 1024), None),
-    Comparison((native(AutoresetMode.NEXT_STEP, PER_ENV), 1024), (SYNC_TOY, 1024), None),
-    Comparison((SYNC_TOY, 1024), (SYNC, 1024), None),
-    Comparison((TOY, 1), (SCALAR, 1), None),
-    Comparison((native(AutoresetMode.SAME_STEP, SHARED), 1024), (DUMMY, 1024), None),
+    Requirement((native(AutoresetMode.NEXT_STEP, SHARED), 1024), (SYNC, 1024), 10.0),
+    Requirement((native(AutoresetMode.SAME_STEP, SHARED), 1024), (SYNC, 1024), 10.0),
+    Requirement((native(AutoresetMode.NEXT_STEP, PER_ENV), 1024), (SYNC, 1024), 4.0),
+    Requirement((native(AutoresetMode.SAME_STEP, PER_ENV), 1024), (SYNC, 1024), 4.0),
+    Requirement((SCALAR, 1), (SYNC, 1024), _SCALAR_AT_LEAST),
+    Requirement((native(AutoresetMode.NEXT_STEP, SHARED), 1024), (SYNC_TOY, 1024), None),
+    Requirement((native(AutoresetMode.NEXT_STEP, PER_ENV), 1024), (SYNC_TOY, 1024), None),
+    Requirement((SYNC_TOY, 1024), (SYNC, 1024), None),
+    Requirement((TOY, 1), (SCALAR, 1), None),
+    Requirement((native(AutoresetMode.SAME_STEP, SHARED), 1024), (DUMMY, 1024), None),
 )
 
 
@@ -129,11 +114,6 @@ def measure(
         for row in rows
     }
     return interleave(works, repeats, clock)
-
-
-def compare(timings: Mapping[tuple[str, int], Timing]) -> list[Spread | None]:
-    """The ratio of each of `COMPARISONS`."""
-    return [ratio(timings[comparison.first], timings[comparison.second]) for comparison in COMPARISONS]
 
 
 def _rows(num_envs: int, share: int) -> Iterator[Row]:

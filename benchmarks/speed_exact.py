@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 from benchmarks.memory import MIB, output_of, peak_resident
 from benchmarks.tables import markdown_table
 from benchmarks.timing import Spread, spread
-from textgym.escape import escape
 
 SYMBOLS = tuple("abcdefgh")
 REPEATS = 3
+HOW = f"Medians of {REPEATS} repeats, the range in brackets."
 _WARM_UP = 2  # the horizon of the small tree
 _NOTES = """\
 The tree of all completions of one prompt, no stop token; a two-layer policy of the GPT-2 architecture, whose parameters
@@ -84,19 +84,6 @@ def measure(case: Case, threads: int, repeats: int = REPEATS) -> Measured:
     asked = {"horizon": case.horizon, "d_model": case.d_model, "dtype": case.dtype, "threads": threads}
     found = json.loads(output_of("benchmarks.speed_exact", json.dumps(asked | {"repeats": repeats})))
     return Measured(**(found | {name: tuple(found[name]) for name in ("tree", "gradient")}))
-
-
-def heading(command: str, versions: Mapping[str, str], machine: Mapping[str, str | int]) -> str:
-    """What was run, on what, and how."""
-    libraries = ", ".join(f"{name} {number}" for name, number in versions.items())
-    threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
-    return (
-        "# Speed of the exact gradient\n\n"
-        f"    {escape(command)}\n\n"
-        f"{escape(libraries)}.\n"
-        f"{escape(str(machine['cpu']))}, {machine['cpus']} CPUs, {escape(str(machine['system']))}; {threads}.\n"
-        f"Medians of {REPEATS} repeats, the range in brackets.\n"
-    )
 
 
 def report(found: Mapping[Case, Measured]) -> str:

@@ -88,6 +88,7 @@ class Loop:
 
     def __init__(self, case: Case, cached: bool) -> None:
         from stable_baselines3 import PPO
+        from stable_baselines3.common.logger import Logger
 
         from benchmarks.sb3_loop import LanguageModelPolicy, NativeVecEnv
 
@@ -106,6 +107,7 @@ class Loop:
                 device="cpu",
                 policy_kwargs={"transformer": self.transformer, "cached": cached, "seed": _SEED},
             )
+        self.model.set_logger(Logger(folder=None, output_formats=[]))  # the default one leaves a folder behind
         _, self.callback = self.model._setup_learn(self.steps)
 
     def __call__(self) -> int:

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from benchmarks.finding import bracketed, requirement_table
 from benchmarks.memory import LONGEST_PROMPT, MIB, MemoryCase, Peaks
-from benchmarks.speed_env import COMPARISONS, NUM_ENVS, Row, compare
+from benchmarks.speed_env import COMPARISONS, NUM_ENVS, Row
 from benchmarks.tables import markdown_table
 from benchmarks.timing import Spread, Timing
 from benchmarks.toy import HORIZON, MAX_LENGTH, VOCABULARY_SIZE
-from textgym.escape import escape
 
 Timings = Mapping[tuple[str, int], Timing]
 WORKLOAD = (
@@ -23,18 +23,9 @@ peak: the environment's, the observation before and the one after it. Prompts ha
 """
 
 
-def heading(command: str, versions: Mapping[str, str], machine: Mapping[str, str | int], repeats: int) -> str:
-    """What was run, on what, and how."""
-    libraries = ", ".join(f"{name} {number}" for name, number in versions.items())
-    threads = f"{machine['threads']} thread{'s' if machine['threads'] != 1 else ''}"
-    return (
-        "# Speed of the environment\n\n"
-        f"    {escape(command)}\n\n"
-        f"{escape(libraries)}.\n"
-        f"{escape(str(machine['cpu']))}, {machine['cpus']} CPUs, {escape(str(machine['system']))}; {threads}.\n"
-        f"{WORKLOAD}\n"
-        f"Medians of {repeats} repeats in turns, the range in brackets.\n"
-    )
+def how(repeats: int) -> str:
+    """What was timed, and how often, for a heading."""
+    return f"{WORKLOAD}\nMedians of {repeats} repeats in turns, the range in brackets."
 
 
 def speed_table(timings: Timings) -> str:
@@ -45,17 +36,6 @@ def speed_table(timings: Timings) -> str:
         for name in names
     ]
     return markdown_table(["thousand steps a second", *(f"N = {num_envs:,}" for num_envs in NUM_ENVS)], rows)
-
-
-def comparison_table(timings: Timings) -> str:
-    """The ratio of each comparison, and what it has to be."""
-    rows = []
-    for comparison, measured in zip(COMPARISONS, compare(timings), strict=True):
-        required = "" if comparison.at_least is None else f"at least {comparison.at_least:.3g}"
-        first, second = (f"{name}, N = {num_envs:,}" for name, num_envs in (comparison.first, comparison.second))
-        ratio = "missing" if measured is None else _bracketed(measured, ".2f")
-        rows.append([first, ratio, second, required, comparison.verdict(measured)])
-    return markdown_table(["this is", "times as fast", "as this", "required", "verdict"], rows)
 
 
 def memory_table(case: MemoryCase, peaks: Peaks) -> str:
@@ -75,7 +55,7 @@ def report(timings: Timings, case: MemoryCase, peaks: Peaks) -> str:
         [
             speed_table(timings),
             *dict.fromkeys(f"{line}\n" for line in missing),
-            comparison_table(timings),
+            requirement_table(COMPARISONS, timings, _name),
             memory_table(case, peaks),
             _NOTES,
         ]
@@ -95,7 +75,8 @@ def record(rows: Sequence[Row], timings: Timings, case: MemoryCase, peaks: Peaks
         "rows": [row_record(row, timings[row.name, row.num_envs]) for row in rows],
         "comparisons": [
             {**comparison._asdict(), "ratio": measured and measured._asdict(), "verdict": comparison.verdict(measured)}
-            for comparison, measured in zip(COMPARISONS, compare(timings), strict=True)
+            for comparison in COMPARISONS
+            for measured in [comparison.measured(timings)]
         ],
         "memory": {**asdict(case), **peaks._asdict(), "above_import": peaks.above_import},
     }
@@ -104,8 +85,8 @@ def record(rows: Sequence[Row], timings: Timings, case: MemoryCase, peaks: Peaks
 def _rate(timing: Timing) -> str:
     if timing.spread is None:
         return "missing"
-    return _bracketed(Spread(*(rate / 1000 for rate in timing.spread)), ",.0f")
+    return bracketed(Spread(*(rate / 1000 for rate in timing.spread)), ",.0f")
 
 
-def _bracketed(spread: Spread, form: str) -> str:
-    return f"{spread.median:{form}} ({spread.low:{form}}-{spread.high:{form}})"
+def _name(row: tuple[str, int]) -> str:
+    return f"{row[0]}, N = {row[1]:,}"

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect
 from benchmarks import workload
-from benchmarks.finding import Finding, missing_lines, rate, requirement_records, requirement_table
+from benchmarks.finding import Finding, rate, requirement_records, requirement_table
 from benchmarks.requirement import Requirement
 from benchmarks.roofline import bandwidth, decoding_limit
 from benchmarks.tables import markdown_table
@@ -108,7 +108,7 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
         ),
         repeats=repeats,
         tables=tables,
-        notes=_NOTES + missing_lines(timings),
+        notes=_NOTES,
         record={
             "rates": {str(key): list(timing.rates) for key, timing in (timings | half).items()},
             "limits": {str(case): limit for case, limit in limits.items()},

@@ -3,9 +3,10 @@
 Everything else stays as it is along an axis. Fits and plots are left to `benchmarks.scaling`.
 """
 
+import gc
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -76,7 +77,7 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
     curves: dict[str, list[Curve]] = {}
     for axis in AXES:
         values = axis.quick if quick else axis.values
-        found = [seconds(axis.start._replace(**{axis.field: value}), repeats) for value in values]
+        found = seconds([axis.start._replace(**{axis.field: value}) for value in values], repeats)
         curves[axis.name] = [
             Curve(axis.name, work, values, tuple(each[work] for each in found), axis.at_most)
             for work in (ROLLOUT, UPDATE)
@@ -105,8 +106,25 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
     )
 
 
-def seconds(point: Point, repeats: int, clock: Callable[[], float] = time.perf_counter) -> dict[str, float]:
-    """Seconds of sampling the episodes of a point and of their gradient, the median after a first time."""
+def seconds(
+    points: Sequence[Point], repeats: int, clock: Callable[[], float] = time.perf_counter
+) -> list[dict[str, float]]:
+    """Seconds of sampling the episodes of each point and of their gradient, medians after a first time.
+
+    The points take turns: whatever slows the machine for a while would otherwise look like growth.
+    """
+    runs = [_run_of(point, clock) for point in points]
+    found: list[list[tuple[float, float]]] = [[] for _ in points]
+    for _ in range(repeats + 1):
+        for run, each in zip(runs, found, strict=True):
+            gc.collect()  # what the others left
+            each.append(run())
+    timed = [zip(*each[1:], strict=True) for each in found]  # after the warm-up
+    return [dict(zip((ROLLOUT, UPDATE), map(statistics.median, each), strict=True)) for each in timed]
+
+
+def _run_of(point: Point, clock: Callable[[], float]) -> Callable[[], tuple[float, float]]:
+    """What samples the episodes of a point and takes their gradient, and returns the seconds of each."""
     envs = workload.make_envs(
         point.environments, point.prompt_tokens, horizon=point.horizon, size=point.vocabulary, stop_ids=[]
     )
@@ -115,42 +133,45 @@ def seconds(point: Point, repeats: int, clock: Callable[[], float] = time.perf_c
         policy, envs, "reinforce", group_size=point.group_size, episodes_per_update=point.environments
     )
     cache = policy.prefix_cache()
-    found: dict[str, list[float]] = {ROLLOUT: [], UPDATE: []}
-    for repeat in range(-1, repeats):
+
+    def run() -> tuple[float, float]:
         generator = torch.Generator().manual_seed(_SEED)
         prompts = np.random.default_rng(_SEED)
         start = clock()
         rollout = collect(policy, envs, point.environments, prompts, point.group_size, generator, cache=cache)
         middle = clock()
         learner.accumulate_gradient(learner.experience(rollout))
-        end = clock()
-        if repeat >= 0:
-            found[ROLLOUT].append(middle - start)
-            found[UPDATE].append(end - middle)
-    return {work: statistics.median(each) for work, each in found.items()}
+        return middle - start, clock() - middle
+
+    return run
 
 
-def predicted_seconds(point: Point, memory: float) -> float:
+def predicted_seconds(point: Point, rates: Mapping[tuple[int, int], float], memory: float) -> float:
     """Of a rollout without what stands around its products: operations and bytes at the rates measured.
 
     Args:
         point: the workload.
+        rates: operations a second of a product with each matrix [in, out].
         memory: bytes a second.
     """
     size = workload.SIZES[_SIZE]
-    tokens, rows = point.environments * point.horizon, point.environments
-    weights = [(inner, outer, size.num_layers) for inner, outer in products(size)]
-    weights.append((size.d_model, point.vocabulary, 1))
-    compute = sum(2 * tokens * inner * outer * n / product_rate(rows, inner, outer) for inner, outer, n in weights)
-    read = point.environments * point.horizon * (point.prompt_tokens + point.horizon / 2)
+    tokens = point.environments * point.horizon
+    weights = [(matrix, size.num_layers) for matrix in products(size)] + [((size.d_model, point.vocabulary), 1)]
+    compute = sum(2 * tokens * matrix[0] * matrix[1] * count / rates[matrix] for matrix, count in weights)
+    read = tokens * (point.prompt_tokens + point.horizon / 2)
     return compute + read * 2 * _FLOAT * size.num_layers * size.d_model / memory
 
 
 def _table(curves: dict[str, list[Curve]]) -> str:
     axis = AXES[0]
     values = curves[axis.name][0].values
-    memory = bandwidth()
-    horizon = [predicted_seconds(axis.start._replace(horizon=value), memory) for value in values]
+    size, memory = workload.SIZES[_SIZE], bandwidth()
+    # Measured once: along the horizon the shapes stay as they are, and noise between them would look like growth.
+    rates = {
+        matrix: product_rate(axis.start.environments, *matrix)
+        for matrix in (*products(size), (size.d_model, axis.start.vocabulary))
+    }
+    horizon = [predicted_seconds(axis.start._replace(horizon=value), rates, memory) for value in values]
     expected = {(axis.name, ROLLOUT): f"{fit(*upper_half(values, horizon)).exponent:.2f}"}
     rows: list[list[str]] = []
     for name, along in curves.items():

@@ -21,6 +21,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from agents.grouped_attention import grouping
 from agents.key_values import KeyValues
 from agents.policy import TransformerPolicy
 from agents.prefix_cache import PrefixCache
@@ -423,6 +424,20 @@ def test_a_model_that_moves_before_its_first_call_takes_its_cache_along():
     model.double()
     cached_log_probs(cache, [[1, 2, 3]])
     assert cache._storage.format[1] == torch.float64 and cache._storage.layers[0].keys.dtype == torch.float64
+
+
+def test_rows_without_a_trunk_do_not_keep_others_from_sharing():
+    trunk = torch.arange(40).repeat_interleave(2)  # 40 groups of 2, of which 8 rows have none after all
+    base = torch.full((80,), 16)
+    base[::10] = 0
+    trunk[::10] = 0
+    found = grouping(trunk, base)
+    assert found is not None and found.members.shape[0] == 40
+    rows = torch.arange(80)
+    assert found.members.flatten()[found.place].equal(rows)  # every row has a place of its own
+    own = found.place // found.members.shape[1]
+    assert own[base > 0].equal(trunk[base > 0])
+    assert grouping(trunk, torch.zeros_like(base)) is None
 
 
 def sharing_layers():

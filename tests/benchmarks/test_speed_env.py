@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from benchmarks import speed_env, toy
-from benchmarks.speed_env import COMPARISONS, NUM_ENVS, Comparison, compare, groups, measure
+from benchmarks.requirement import Requirement
+from benchmarks.speed_env import COMPARISONS, NUM_ENVS, groups, measure
 from benchmarks.timing import Spread, Timing
 
 ALL = {(row.name, row.num_envs): row for group in groups() for row in group}
@@ -85,7 +86,7 @@ def test_rows_are_measured_on_the_clock_and_missing_libraries_are_missing():
     ],
 )
 def test_a_verdict_is_of_the_median_and_a_missing_row_was_not_beaten(at_least, measured, verdict):
-    assert Comparison(("a", 1), ("b", 1), at_least).verdict(measured) == verdict
+    assert Requirement(("a", 1), ("b", 1), at_least).verdict(measured) == verdict
 
 
 def test_comparisons_are_ratios_of_their_rows():
@@ -93,7 +94,7 @@ def test_comparisons_are_ratios_of_their_rows():
         (speed_env.SYNC, 1024): Timing((4.0, 2.0)),
         (speed_env.DUMMY, 1024): Timing(missing="not installed"),
     }
-    ratios = dict(zip(COMPARISONS, compare(timings), strict=True))
+    ratios = {comparison: comparison.measured(timings) for comparison in COMPARISONS}
     for comparison, measured in ratios.items():
         if comparison.second[0] == speed_env.SYNC:
             assert measured == Spread(3.75, 2.5, 5.0)
