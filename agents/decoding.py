@@ -18,6 +18,7 @@ from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2B
 from transformers.pytorch_utils import Conv1D
 
 from agents.grouped_attention import one_token, takes_parts
+from agents.weights import parts_of
 
 Step = Callable[..., Tensor]
 
@@ -41,7 +42,7 @@ def _is_watched(model: PreTrainedModel) -> bool:
         return True
     if torch.is_autocast_enabled(model.device.type):
         return True
-    return any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in model.modules())
+    return any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts_of(model))
 
 
 def _plain_gpt2(model: PreTrainedModel) -> bool:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import AttentionInterface, PreTrainedModel
@@ -41,30 +42,29 @@ class Parts(NamedTuple):
     uniform: bool  # whether every row sees all of it
 
 
-def grouping(trunk: Tensor, base: Tensor) -> Grouping | None:
-    """Rows by their trunks; None where nothing is shared, or padding would cost more than sharing saves.
+def grouping(trunk: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
+    """What makes a `Grouping`; None where nothing is shared, or padding would cost more than sharing saves.
 
     Args:
         trunk: int64 [b]; any where a row begins with none.
         base: int64 [b], how many tokens of it a row begins with.
     """
-    rooted = base > 0
+    rooted, count = base > 0, len(trunk)
     if not rooted.any():
         return None
     # Rows that begin with none see nothing of a trunk and stand anywhere: spread out, so that no group grows by them.
-    anywhere = torch.arange(len(trunk), device=trunk.device) % (trunk[rooted].max() + 1)
-    trunk = torch.where(rooted, trunk, anywhere)
-    sizes = torch.bincount(trunk)
-    most = int(sizes.max())
-    if len(sizes) * most > _MOST_PADDING * len(trunk):
+    if not rooted.all():
+        trunk = np.where(rooted, trunk, np.arange(count) % (trunk[rooted].max() + 1))
+    sizes = np.bincount(trunk)
+    most = sizes.max()
+    if len(sizes) * most > _MOST_PADDING * count:
         return None
-    order = torch.argsort(trunk, stable=True)
-    within = torch.arange(len(trunk), device=trunk.device) - (sizes.cumsum(0) - sizes)[trunk[order]]
-    place = torch.empty_like(trunk)
-    place[order] = trunk[order] * most + within
-    members = trunk.new_zeros(len(sizes) * most)
-    members[place] = torch.arange(len(trunk), device=trunk.device)
-    return Grouping(members.view(len(sizes), most), place)
+    order = np.argsort(trunk, kind="stable")
+    place = np.empty_like(trunk)
+    place[order] = trunk[order] * most + np.arange(count) - (sizes.cumsum() - sizes)[trunk[order]]
+    members = np.zeros(len(sizes) * most, dtype=np.int64)
+    members[place] = np.arange(count)
+    return members.reshape(len(sizes), most), place
 
 
 def takes_parts(model: PreTrainedModel) -> bool:

@@ -73,7 +73,8 @@ class KeyValues(Cache):
         alike = (feed.first - feed.base == self.seen - width) & (feed.base == self.trunk_seen)
         self.uniform = width == 1 and bool(alike.all())
         single = width == 1 and takes_parts(self.model)
-        self.grouping = grouping(self.trunk, base) if single else None
+        grouped = grouping(feed.trunk, feed.base) if single else None
+        self.grouping = None if grouped is None else Grouping(*(self.to_device(part) for part in grouped))
         step = step_of(self.model) if single and self.layers else None
         if step is not None:
             return step(self.model, self, tokens[0], first, self._mask(base)[:, 0])

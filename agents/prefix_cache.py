@@ -249,18 +249,21 @@ class PrefixCache:
 
     def _root(self, trunk: np.ndarray, base: np.ndarray) -> None:
         """Note what the first slots begin with; trunks that none of them begins with are given up."""
-        used = np.unique(trunk[base > 0])
+        used = np.zeros(self._num_trunks, dtype=bool)
+        used[trunk[base > 0]] = True
+        count = int(used.sum())
         others = np.arange(len(trunk), len(self._trunk))
-        for slot in others[(self._base[others] > 0) & ~np.isin(self._trunk[others], used)]:
-            self._tokens[slot], self._lengths[slot], self._hashes[slot], self._base[slot] = _NOTHING, 0, 0, 0
+        rooted = others[self._base[others] > 0]
+        lost = rooted[~used[self._trunk[rooted]]]
+        self._tokens[lost], self._lengths[lost], self._hashes[lost], self._base[lost] = _NOTHING, 0, 0, 0
         self._trunk[: len(trunk)], self._base[: len(base)] = trunk, base
-        free = np.setdiff1d(np.arange(len(used)), used)
-        number = np.zeros(self._num_trunks, dtype=np.int64)
-        number[used] = used
-        for old, new in zip(used[used >= len(used)].tolist(), free.tolist(), strict=True):
+        number = np.arange(self._num_trunks)
+        for old, new in zip(
+            (count + np.flatnonzero(used[count:])).tolist(), np.flatnonzero(~used[:count]).tolist(), strict=True
+        ):
             self._storage.move_trunk(old, new)
             number[old] = new
-        self._num_trunks = len(used)
+        self._num_trunks = count
         self._trunk = np.where(self._base > 0, number[self._trunk], 0) if len(number) else self._trunk
 
     def _run(self, histories: Histories, rows: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Tensor:

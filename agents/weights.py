@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from transformers import PreTrainedModel
 
 from agents.lora import adapter_state
@@ -33,17 +34,23 @@ def weights_mark(model: PreTrainedModel, checksum: bool) -> tuple[Any, ...]:
     return (places, kind, _checksum(tensors) if checksum else ())
 
 
-def _tensors(model: torch.nn.Module) -> Iterator[Tensor]:
-    """Parameters and buffers, tied ones each time; without the names that torch's own walk makes up."""
+def parts_of(model: Module) -> Iterator[Module]:
+    """A model and all the modules in it, each once; without the names that torch's own walk makes up."""
     modules, seen = [model], set[int]()
     while modules:
         module = modules.pop()
         if id(module) in seen:
             continue
         seen.add(id(module))
+        yield module
+        modules += [child for child in module._modules.values() if child is not None]
+
+
+def _tensors(model: Module) -> Iterator[Tensor]:
+    """Parameters and buffers, tied ones each time."""
+    for module in parts_of(model):
         yield from (tensor for tensor in module._parameters.values() if tensor is not None)
         yield from (tensor for tensor in module._buffers.values() if tensor is not None)
-        modules += [child for child in module._modules.values() if child is not None]
 
 
 def _checksum(tensors: Iterable[Tensor]) -> tuple[float, ...]:

@@ -16,6 +16,7 @@ from agents.learner import PolicyGradient
 from agents.rollout import Rollout, collect
 from agents.surrogate import Batch, surrogate
 from tests.agents import hand_made, tiny
+from tests.names import stable
 
 # --- refusals
 
@@ -62,7 +63,7 @@ from tests.agents import hand_made, tiny
         (dict(advantages="to_go", gae_lambda=0.9), "gae_lambda is 0.9 .*, which nothing reads; .*='gae' too"),
         (dict(value_coef=0.1), "value_coef is 0.1 .*, which nothing reads"),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_a_choice_that_is_none_is_refused(axes, match):
     with pytest.raises(ValueError, match=match):

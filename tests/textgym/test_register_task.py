@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import textgym
+from tests.names import stable
 from textgym import TASKS, Task, TaskFamily, make_task, register_task
 
 
@@ -148,7 +149,7 @@ def test_an_object_may_make_the_task():
         (("vowels", make, (1,), 5), TypeError, "description is 5 of type int; give a str"),
         (("vowels", make, (1,), "two\nlines"), ValueError, r"description is 'two\\nlines'; give one line"),
     ],
-    ids=str,
+    ids=stable,
 )
 def test_wrong_arguments_of_register_task(arguments, error, words):
     before = dict(TASKS)

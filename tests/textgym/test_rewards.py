@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import textgym
+from tests.names import stable
 from tests.textgym.cases import MODES, assert_same
 from textgym.escape import shown
 
@@ -234,7 +235,7 @@ def emptying(prompts, completions):
         (leaving, 0, ["SystemExit"]),
         (wants_more, 0, ["TypeError", "reference"]),
     ],
-    ids=lambda value: getattr(value, "__name__", shown(value, 40)),
+    ids=lambda value: stable(getattr(value, "__name__", shown(value, 40))),
 )
 def test_what_is_not_one_finite_number_a_completion_is_an_error_that_shows_the_text(returned, row, words):
     def made_for_this_test(completions):
