@@ -6,7 +6,6 @@ plain, with hooks, adapters or settings of its own, runs as its own code says.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +16,7 @@ from transformers import GPT2LMHeadModel, PreTrainedModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
 from transformers.pytorch_utils import Conv1D
 
-from agents.grouped_attention import one_token, takes_parts
+from agents.grouped_attention import Stored, View, one_token, takes_parts, write
 from agents.weights import parts_of
 
 Step = Callable[..., Tensor]
@@ -26,9 +25,9 @@ Step = Callable[..., Tensor]
 def step_of(model: PreTrainedModel) -> Step | None:
     """What runs one token a row through a model, or None where its own code has to.
 
-    It is called as step(model, storage, tokens, positions, visible): the `KeyValues` of `agents.key_values`, prepared
-    for the rows; tokens int64 [b], positions int64 [b], and what each row sees, bool [b, 1, C]. It returns logits
-    [b, V'].
+    It is called as step(model, stored, view, places, tokens, positions, visible): what is stored of each layer; which
+    part of it the rows look at; where their keys and values go, see `agents.grouped_attention.write`; tokens int64
+    [b], positions int64 [b], and what each row sees, bool [b, 1, P + C]. It returns logits [b, V'].
     """
     for kind, plain, step in _STEPS:
         if type(model) is kind and plain(model) and takes_parts(model) and not _is_watched(model):
@@ -57,16 +56,25 @@ def _plain_gpt2(model: PreTrainedModel) -> bool:
     return usual and not model.training and all(type(part) is kind for part, kind in kinds)
 
 
-def _gpt2(model: PreTrainedModel, storage: Any, tokens: Tensor, positions: Tensor, visible: Tensor) -> Tensor:
+def _gpt2(
+    model: PreTrainedModel,
+    stored: list[Stored],
+    view: View,
+    places: Tensor,
+    tokens: Tensor,
+    positions: Tensor,
+    visible: Tensor,
+) -> Tensor:
     """A step of GPT-2 (Radford et al., 2019): learned positions, each part normalised first, one product for qkv."""
     body = model.transformer
     hidden = F.embedding(tokens, body.wte.weight) + F.embedding(positions, body.wpe.weight)  # [b, d]
-    for block, layer in zip(body.h, storage.layers, strict=True):
+    for block, layer in zip(body.h, stored, strict=True):
         attention, mlp = block.attn, block.mlp
         states = _product(_norm(hidden, block.ln_1), attention.c_attn)
-        query, key, value = states.view(len(tokens), 3, attention.num_heads, attention.head_dim).unbind(dim=1)
-        layer.write(key[:, :, None], value[:, :, None])
-        seen = one_token(query, visible, layer.parts(), attention.head_dim**-0.5)  # [b, heads, d / heads]
+        query, key, value = states.view(view.num_rows, 3, attention.num_heads, attention.head_dim).unbind(dim=1)
+        write(layer.keys, key[:, :, None], places)
+        write(layer.values, value[:, :, None], places)
+        seen = one_token(query, visible, view.parts(layer), attention.head_dim**-0.5)  # [b, heads, d / heads]
         hidden = hidden + _product(seen.flatten(start_dim=1), attention.c_proj)
         hidden = hidden + _product(mlp.act(_product(_norm(hidden, block.ln_2), mlp.c_fc)), mlp.c_proj)
     return F.linear(_norm(hidden, body.ln_f), model.lm_head.weight, model.lm_head.bias)

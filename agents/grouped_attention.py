@@ -32,7 +32,7 @@ class Grouping(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """What b rows look at."""
+    """What b rows look at in a layer."""
 
     keys: Tensor  # [b, heads, C, d]
     values: Tensor
@@ -40,6 +40,61 @@ class Parts(NamedTuple):
     trunk_values: Tensor
     grouping: Grouping | None
     uniform: bool  # whether every row sees all of it
+
+
+class Stored(NamedTuple):
+    """Keys and values of a layer, of all rows and trunks that are kept."""
+
+    keys: Tensor  # [S, heads, C, d]
+    values: Tensor
+    trunk_keys: Tensor  # [trunks, heads, P, d]
+    trunk_values: Tensor
+
+
+class View(NamedTuple):
+    """Which part of what is stored b rows look at, in every layer."""
+
+    num_rows: int  # b
+    rows: Tensor | None  # int64 [b]; None for the first b
+    trunk: Tensor  # int64 [b], what each begins with
+    seen: int  # positions of its own that any of them looks at
+    trunk_seen: int  # the same of its trunk
+    grouping: Grouping | None
+    uniform: bool  # see `Parts`
+
+    def whole(self, stored: Stored) -> tuple[Tensor, Tensor]:
+        """Keys and values [b, heads, P + C, d], those of the trunk copied to each row."""
+        own = self._own(stored)
+        if not self.trunk_seen:
+            return own
+        trunks = [trunk[self.trunk, :, : self.trunk_seen] for trunk in (stored.trunk_keys, stored.trunk_values)]
+        keys, values = (torch.cat(pair, dim=2) for pair in zip(trunks, own, strict=True))
+        return keys, values
+
+    def parts(self, stored: Stored) -> Parts:
+        """The same where it lies; without a grouping, whole."""
+        keys, values = self.whole(stored) if self.grouping is None else self._own(stored)
+        trunk_keys, trunk_values = (
+            stored.trunk_keys[:, :, : self.trunk_seen],
+            stored.trunk_values[:, :, : self.trunk_seen],
+        )
+        return Parts(keys, values, trunk_keys, trunk_values, self.grouping, self.uniform)
+
+    def _own(self, stored: Stored) -> tuple[Tensor, Tensor]:
+        rows = slice(self.num_rows) if self.rows is None else self.rows  # of a slice a view, no copy
+        return stored.keys[rows, :, : self.seen], stored.values[rows, :, : self.seen]
+
+
+def write(storage: Tensor, states: Tensor, places: Tensor) -> None:
+    """Put keys or values where they are kept.
+
+    Args:
+        storage: [S, heads, C, d].
+        states: [b, heads, q, d].
+        places: int64 [b · heads · q], rows of the storage as a matrix: faster than three indices.
+    """
+    size = states.shape[3]
+    storage.view(-1, size).index_copy_(0, places, states.reshape(-1, size))
 
 
 def grouping(trunk: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
 from agents.decoding import step_of
-from agents.grouped_attention import Grouping, Parts, attending, grouping, takes_parts
+from agents.grouped_attention import Grouping, Parts, Stored, View, attending, grouping, takes_parts, write
 from agents.models import forward_parameters, logits_at, max_length_of
 
 _BLOCK = 32  # positions that storage grows by at least
@@ -25,7 +25,7 @@ _BLOCK = 32  # positions that storage grows by at least
 class Feed(NamedTuple):
     """Tokens that b rows go on with; positions are those of the whole history, the trunk's tokens included."""
 
-    rows: np.ndarray | slice  # int64 [b], or a slice of b rows
+    rows: np.ndarray | None  # int64 [b]; None for the first b
     tokens: np.ndarray  # int64 [b, q]; past a row's own count, anything
     first: np.ndarray  # int64 [b], tokens that the row holds already
     meant: np.ndarray  # int64 [b], how many of its q tokens count, at least 1
@@ -47,13 +47,9 @@ class KeyValues(Cache):
         self.model, self.device, self.most = model, model.device, max_length_of(model)  # each slow to ask for
         self.name, self.format = _cache_name(model), _format(model)
         self.num_rows = self.length = self.num_trunks = self.trunk_length = 0
-        self.rows: Tensor | slice = slice(0)
+        self.view = View(0, None, torch.zeros(0, dtype=torch.long), 0, 0, None, False)  # of the rows that are fed
         self.places = torch.zeros(0, 0, dtype=torch.long)  # of the tokens fed, in the row's own storage, [b, q]
         self.written: Tensor | None = None  # the same, as rows of a matrix that holds every position of every head
-        self.seen = self.trunk_seen = 0
-        self.uniform = False  # whether every row sees all that any of them does
-        self.trunk = torch.zeros(0, dtype=torch.long)
-        self.grouping: Grouping | None = None
         self.read_elsewhere = False  # whether attention was seen to read what `update` returns
 
     def feed(self, feed: Feed) -> Tensor:
@@ -63,21 +59,28 @@ class KeyValues(Cache):
             [b, V'] logits after the last token of each row.
         """
         width = feed.tokens.shape[1]
-        self.seen, self.trunk_seen = int((feed.first - feed.base).max()) + width, int(feed.base.max())
-        self.rows = feed.rows if isinstance(feed.rows, slice) else self.to_device(feed.rows)
+        seen, trunk_seen = int((feed.first - feed.base).max()) + width, int(feed.base.max())
         columns = [feed.tokens.T, feed.first, feed.meant - 1, feed.base, feed.trunk]
-        *tokens, first, last, base, self.trunk = self.to_device(np.vstack(columns)).unbind()  # in one transfer
+        *tokens, first, last, base, trunk = self.to_device(np.vstack(columns)).unbind()  # in one transfer
         positions = first[:, None] + torch.arange(width, device=self.device)
-        self.places = positions - base[:, None]
-        self.written = None
-        alike = (feed.first - feed.base == self.seen - width) & (feed.base == self.trunk_seen)
-        self.uniform = width == 1 and bool(alike.all())
+        self.places, self.written = positions - base[:, None], None
+        alike = (feed.first - feed.base == seen - width) & (feed.base == trunk_seen)
         single = width == 1 and takes_parts(self.model)
         grouped = grouping(feed.trunk, feed.base) if single else None
-        self.grouping = None if grouped is None else Grouping(*(self.to_device(part) for part in grouped))
+        self.view = View(
+            len(first),
+            None if feed.rows is None else self.to_device(feed.rows),
+            trunk,
+            seen,
+            trunk_seen,
+            None if grouped is None else Grouping(*(self.to_device(part) for part in grouped)),
+            uniform=width == 1 and bool(alike.all()),
+        )
         step = step_of(self.model) if single and self.layers else None
         if step is not None:
-            return step(self.model, self, tokens[0], first, self._mask(base)[:, 0])
+            stored = [layer.stored for layer in self.layers]
+            places = self.written_to(stored[0].keys.shape[1])
+            return step(self.model, stored, self.view, places, tokens[0], first, self._mask(base)[:, 0])
         with attending(self.model, self), self._returning_nothing():
             logits = logits_at(
                 self.model,
@@ -177,8 +180,8 @@ class KeyValues(Cache):
     def written_to(self, heads: int) -> Tensor:
         """Where the tokens fed go, int64 [b · heads · q], rows of storage as a matrix: faster than three indices."""
         if self.written is None or self.written.numel() != heads * self.places.numel():
-            rows = self.rows
-            numbers = torch.arange(rows.start, rows.stop, device=self.device) if isinstance(rows, slice) else rows
+            count, rows = self.view.num_rows, self.view.rows
+            numbers = torch.arange(count, device=self.device) if rows is None else rows
             first = (numbers[:, None] * heads + torch.arange(heads, device=self.device)) * self.length  # [b, heads]
             self.written = (first[:, :, None] + self.places[:, None]).flatten()
         return self.written
@@ -195,10 +198,10 @@ class KeyValues(Cache):
 
     def _mask(self, base: Tensor) -> Tensor:
         """[b, 1, q, trunk_seen + seen]: a token sees its row's part of the trunk, and its own row up to itself."""
-        columns = torch.arange(self.seen, device=base.device)
+        columns = torch.arange(self.view.seen, device=base.device)
         visible = columns <= self.places[:, :, None]
-        if self.trunk_seen:
-            shared = torch.arange(self.trunk_seen, device=base.device) < base[:, None, None]
+        if self.view.trunk_seen:
+            shared = torch.arange(self.view.trunk_seen, device=base.device) < base[:, None, None]
             visible = torch.cat([shared.expand(-1, visible.shape[1], -1), visible], dim=2)
         visible = visible[:, None]
         if self.model.config._attn_implementation != "eager":
@@ -230,30 +233,28 @@ class _Layer(CacheLayerMixin):
             self.lazy_initialization(key_states, value_states)
         self.write(key_states, value_states)
         owner = self.owner
-        if self.apart and owner.grouping is not None and not owner.read_elsewhere:
+        if self.apart and owner.view.grouping is not None and not owner.read_elsewhere:
             keys, values = key_states, value_states  # a token of what will be asked for by its parts
         else:
-            keys, values = self._whole()
+            keys, values = owner.view.whole(self.stored)
         self.returned = keys
         return keys, values
 
     def write(self, key_states: Tensor, value_states: Tensor) -> None:
         """Keep keys and values of the tokens that are fed, [b, heads, q, size of a head]."""
-        for storage, states in ((self.keys, key_states), (self.values, value_states)):
-            _, heads, _, size = states.shape
-            storage.view(-1, size).index_copy_(0, self.owner.written_to(heads), states.reshape(-1, size))
+        places = self.owner.written_to(key_states.shape[1])
+        write(self.keys, key_states, places)
+        write(self.values, value_states, places)
 
     def parts(self) -> Parts:
         """What the rows look at, where it lies."""
         self.apart = True
-        owner = self.owner
-        rows, seen, shared = owner.rows, owner.seen, owner.trunk_seen
-        if owner.grouping is None:
-            own = self._whole()  # of a slice without a trunk, a view and no copy
-        else:
-            own = self.keys[rows, :, :seen], self.values[rows, :, :seen]
-        trunks = self.trunk_keys[:, :, :shared], self.trunk_values[:, :, :shared]
-        return Parts(*own, *trunks, owner.grouping, owner.uniform)
+        return self.owner.view.parts(self.stored)
+
+    @property
+    def stored(self) -> Stored:
+        """All that is kept."""
+        return Stored(self.keys, self.values, self.trunk_keys, self.trunk_values)
 
     def grow(self, used: int) -> None:
         """Take the owner's measures, keeping what is there."""
@@ -266,18 +267,8 @@ class _Layer(CacheLayerMixin):
         self.trunk_keys = _copied(self.trunk_keys, count, length)
         self.trunk_values = _copied(self.trunk_values, count, length)
 
-    def _whole(self) -> tuple[Tensor, Tensor]:
-        owner = self.owner
-        rows, seen, shared = owner.rows, owner.seen, owner.trunk_seen
-        own = self.keys[rows, :, :seen], self.values[rows, :, :seen]
-        if not shared:
-            return own
-        trunks = self.trunk_keys[owner.trunk, :, :shared], self.trunk_values[owner.trunk, :, :shared]
-        keys, values = (torch.cat(pair, dim=2) for pair in zip(trunks, own, strict=True))
-        return keys, values
-
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
-        return self.owner.trunk_seen + self.owner.seen, 0
+        return self.owner.view.trunk_seen + self.owner.view.seen, 0
 
     def get_seq_length(self) -> int:
         return 0  # positions are given, never counted

@@ -150,7 +150,7 @@ class PrefixCache:
         self._lengths[slots] = lengths
         in_order = np.array_equal(slots, np.arange(num_rows))
         order = slice(None) if in_order else np.argsort(slots)
-        logits = self._feed(slice(0, num_rows), last[order, None], lengths[order] - 1, np.ones(num_rows, dtype=int))
+        logits = self._feed(None, last[order, None], lengths[order] - 1, np.ones(num_rows, dtype=int))
         return logits if in_order else logits[self._storage.to_device(slots)]
 
     def _move(self, source: np.ndarray, target: np.ndarray) -> None:
@@ -269,13 +269,15 @@ class PrefixCache:
     def _run(self, histories: Histories, rows: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Tensor:
         columns = first[:, None] + np.arange(counts.max())
         tokens = histories.tokens[rows[:, None], np.minimum(columns, histories.lengths[rows, None] - 1)]
-        # The first slots as a slice: their keys and values are looked at where they are, not copied.
+        # The first slots by no number: their keys and values are looked at where they are, not copied.
         in_order = np.array_equal(rows, np.arange(len(rows)))
-        return self._feed(slice(0, len(rows)) if in_order else rows, tokens, first, counts)
+        return self._feed(None if in_order else rows, tokens, first, counts)
 
-    def _feed(self, rows: np.ndarray | slice, tokens: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Tensor:
+    def _feed(self, rows: np.ndarray | None, tokens: np.ndarray, first: np.ndarray, counts: np.ndarray) -> Tensor:
+        """See `Feed`."""
         self.tokens_fed += int(counts.sum())
-        return self._storage.feed(Feed(rows, tokens, first, counts, self._trunk[rows], self._base[rows]))
+        fed = slice(len(tokens)) if rows is None else rows
+        return self._storage.feed(Feed(rows, tokens, first, counts, self._trunk[fed], self._base[fed]))
 
     def _remember(self, histories: Histories, counts: np.ndarray) -> None:
         """Note that the first slots hold so many tokens of their histories, and nothing else."""
