@@ -5,11 +5,14 @@ records at every level. What is written out here computes the same from the same
 plain, with hooks, adapters or settings of its own, runs as its own code says.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._dynamo.exc import TorchDynamoException
 from torch.nn import Embedding, LayerNorm, Linear
 from torch.nn.modules import module as modules
 from transformers import GPT2LMHeadModel, PreTrainedModel
@@ -33,6 +36,30 @@ def step_of(model: PreTrainedModel) -> Step | None:
         if type(model) is kind and plain(model) and takes_parts(model) and not _is_watched(model):
             return step
     return None
+
+
+@functools.cache
+def compiled(step: Step) -> Step:
+    """A step as `torch.compile` makes it: for any number of rows and positions, when it is first called.
+
+    Raises:
+        RuntimeError: from the first call, where it cannot be compiled here.
+    """
+    run = torch.compile(step, dynamic=True)
+
+    def compiled_step(model: PreTrainedModel, stored: list[Stored], view: View, *given: Any) -> Tensor:
+        try:
+            # Rows that are all alike would be a program of their own.
+            return run(model, stored, view._replace(uniform=False), *given)
+        except TorchDynamoException as error:
+            cause = getattr(error, "inner_exception", error)
+            reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+            raise RuntimeError(
+                f"decoding cannot be compiled here: {reason}. Leave compile_decoding out, or install what "
+                "torch.compile asks for: a C++ compiler, on a GPU Triton"
+            ) from error
+
+    return compiled_step
 
 
 def _is_watched(model: PreTrainedModel) -> bool:

@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from agents.decoding import step_of
+from agents.decoding import compiled, step_of
 from agents.grouped_attention import Grouping, Parts, Stored, View, attending, grouping, takes_parts, write
 from agents.models import forward_parameters, logits_at, max_length_of
 
@@ -40,10 +40,12 @@ class KeyValues(Cache):
 
     Args:
         model: the language model; it stays where it is.
+        compiled: whether steps that are written out are compiled, see `agents.decoding.compiled`.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
+    def __init__(self, model: PreTrainedModel, compiled: bool = False) -> None:
         super().__init__(layers=[])
+        self.compiled = compiled
         self.model, self.device, self.most = model, model.device, max_length_of(model)  # each slow to ask for
         self.name, self.format = _cache_name(model), _format(model)
         self.num_rows = self.length = self.num_trunks = self.trunk_length = 0
@@ -80,6 +82,7 @@ class KeyValues(Cache):
         if step is not None:
             stored = [layer.stored for layer in self.layers]
             places = self.written_to(stored[0].keys.shape[1])
+            step = compiled(step) if self.compiled else step
             return step(self.model, stored, self.view, places, tokens[0], first, self._mask(base)[:, 0])
         with attending(self.model, self), self._returning_nothing():
             logits = logits_at(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from agents.attention import check_causal
+from agents.decoding import step_of
 from agents.lora import adapter_off, add_lora, is_lora
 from agents.lora_files import load_adapter, save_adapter, save_base, save_merged
 from agents.models import bos_id_of, load_model, logits_at, max_length_of, read_json, save_model
@@ -65,6 +66,8 @@ class TransformerPolicy(nn.Module):
         lora_rank: freeze the model and train adapters of this rank alone (`agents.lora`); without them, it is the
             reference.
         gradient_checkpointing: keep the input of each block alone, and compute the rest again for the gradient.
+        compile_decoding: compile the steps of sampling with `torch.compile`, when the first episode is played; it takes
+            most of a minute, and a C++ compiler. For GPT-2's architecture alone, without adapters.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class TransformerPolicy(nn.Module):
         value_head: bool = False,
         lora_rank: int | None = None,
         gradient_checkpointing: bool = False,
+        compile_decoding: bool = False,
     ) -> None:
         super().__init__()
         rows = model.get_input_embeddings().weight.shape[0]
@@ -95,6 +99,12 @@ class TransformerPolicy(nn.Module):
             add_lora(model, lora_rank, seed)
         if gradient_checkpointing:
             recompute_activations(model)
+        if compile_decoding and step_of(model.eval()) is None:
+            raise ValueError(
+                f"compile_decoding=True and a {type(model).__name__}; steps are written out, and can be compiled, for "
+                "a plain GPT2LMHeadModel with sdpa attention alone, without adapters or hooks: leave it out"
+            )
+        self.compile_decoding = compile_decoding
         self.size, self.vocabulary = size, vocabulary
         self.bos_id = None if bos_id is None else operator.index(bos_id)
         self.model = model
@@ -108,7 +118,7 @@ class TransformerPolicy(nn.Module):
         super().__setattr__(name, value)
         if name == "model":  # whoever puts another in its place has it used everywhere
             self._next_tokens = NextTokens(value, self.size, self.bos_id)
-            self._cache = PrefixCache(value, checksum=True)  # of callers that bring none
+            self._cache = PrefixCache(value, checksum=True, compiled=self.compile_decoding)  # where none is given
             self._reference_cache = PrefixCache(value)  # of frozen weights
 
     @classmethod
@@ -308,7 +318,7 @@ class TransformerPolicy(nn.Module):
 
     def prefix_cache(self) -> PrefixCache:
         """A cache for `act`, to be cleared by its owner when the weights change."""
-        return PrefixCache(self.model)
+        return PrefixCache(self.model, compiled=self.compile_decoding)
 
     def action_distribution(self, rollout: Rollout) -> TokenDistribution:
         """π(· | s_t) at every step of B episodes, [B, T], within the action masks or the support of the sampling.

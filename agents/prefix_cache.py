@@ -42,32 +42,33 @@ class PrefixCache:
         checksum: read all weights at every call, so that a change that leaves no other trace is noticed: fused
             optimizers and writes through `.data`. It costs what reading the weights once does. What it can miss is a
             change of less than the rounding of a weighted sum of the weights.
+        compiled: whether steps of one token a row are compiled, where they are written out (`agents.decoding`).
 
     Attributes:
         tokens_fed: tokens run through the model so far.
     """
 
-    def __init__(self, model: PreTrainedModel, checksum: bool = False) -> None:
-        self.model, self.checksum = model, checksum
+    def __init__(self, model: PreTrainedModel, checksum: bool = False, compiled: bool = False) -> None:
+        self.model, self.checksum, self.compiled = model, checksum, compiled
         self.tokens_fed = 0
         self._lock = threading.RLock()  # rows that are being fed are noted on the storage
         self.clear()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "PrefixCache":
-        return PrefixCache(copy.deepcopy(self.model, memo), self.checksum)  # it fills again by itself
+        return PrefixCache(copy.deepcopy(self.model, memo), self.checksum, self.compiled)  # it fills again by itself
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return PrefixCache, (self.model, self.checksum)
+        return PrefixCache, (self.model, self.checksum, self.compiled)
 
     def clear(self) -> None:
         """Forget every history, and free the memory."""
-        self._storage, self._lengths = KeyValues(self.model), np.zeros(0, dtype=np.int64)
+        self._storage, self._lengths = self._new_storage(), np.zeros(0, dtype=np.int64)
         self.forget()
 
     def forget(self) -> None:
         """Forget every history; on a CPU the memory is kept for the next ones."""
         if not self._storage.fits:
-            self._storage = KeyValues(self.model)
+            self._storage = self._new_storage()
         elif len(self._lengths):
             self._storage.wipe()
         # Of each of S slots:
@@ -79,6 +80,9 @@ class PrefixCache:
         self._num_trunks = 0
         self._num_first = 0  # slots that the last call used, the first ones
         self._mark: tuple[Any, ...] | None = None
+
+    def _new_storage(self) -> KeyValues:
+        return KeyValues(self.model, self.compiled)
 
     def logits(self, tokens: np.ndarray, lengths: np.ndarray) -> Tensor:
         """Logits of the token after each history.

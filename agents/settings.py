@@ -124,6 +124,9 @@ class AdvancedSettings(AxisSettings, AdvancedEnvSettings):
     gradient_checkpointing: bool = False
     """Compute activations again for the gradient rather than keep them: less memory, more time."""
 
+    compile_decoding: bool = False
+    """Compile the steps of sampling with torch.compile, once, at the start; needs a C++ compiler."""
+
     trajectory_interval: int = 10
     """Updates between two entries of trajectories.jsonl."""
 

@@ -147,6 +147,7 @@ def _make_policy(settings: TrainSettings, envs: TextGenVectorEnv) -> Transformer
     keywords: dict[str, Any] = {
         "lora_rank": advanced.lora_rank,
         "gradient_checkpointing": advanced.gradient_checkpointing,
+        "compile_decoding": advanced.compile_decoding,
     }
     if settings.model is not None:
         return open_policy(settings, envs.vocabulary, settings.seed, **keywords)

@@ -92,7 +92,7 @@ ADVANCED = {
 
 
 def test_every_advanced_flag_is_read(tmp_path):
-    elsewhere = {"top_k", "top_p", "min_p", "reference", "sampling_rounds"}  # test_opening.py, test_train_family.py
+    elsewhere = {"top_k", "top_p", "min_p", "reference", "sampling_rounds", "compile_decoding"}  # tests of their own
     assert set(ADVANCED) | elsewhere == {field.name for field in dataclasses.fields(AdvancedSettings)}
     (tmp_path / "reward.py").write_text(
         "def score(completions): return [text.count('1') / 4 for text in completions]\n"
