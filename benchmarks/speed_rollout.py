@@ -23,15 +23,17 @@ from benchmarks.tables import markdown_table
 from benchmarks.timing import Timing, Work, interleave
 
 REPEATS, QUICK_REPEATS = 3, 1
-QUICK_EPISODES = {"S": 256, "M": 128, "L": 64}
+BATCHES = (64, 256)  # rows of a batch of the peer
+QUICK_BATCH = {"S": 256, "M": 64, "L": 64}  # which of them was the better one
 OURS = "collect"
 _SEED = 0
+_FEW = 8  # rows that the peer warms up with; it keeps nothing from one call to the next
 _NOTES = """\
 Tokens are those of completions. `generate` keeps finished rows in its batch and reads a group's prompt once a row; its
-batch size is the better one of 64 and 256, in one run of each before. Both sides sample from the whole distribution
-with a key-value cache; the peer's has one token more, its padding, which is not counted. The limit is an estimate for
-any program that runs every token once: products at the rate measured for their shapes with the mean number of rows, or
-keys, values and weights read at the bandwidth measured, whichever takes longer."""
+batch size is the better one of 64 and 256, in one run of each before (if quick: 256 at S, 64 at M and L). Both sides
+sample from the whole distribution with a key-value cache; the peer's has one token more, its padding, which is not
+counted. The limit is an estimate for any program that runs every token once: products at the rate measured for their
+shapes with the mean number of rows, or keys, values and weights read at the bandwidth measured, whichever is longer."""
 
 
 class Case(NamedTuple):
@@ -40,13 +42,9 @@ class Case(NamedTuple):
     size: str  # of `benchmarks.workload.SIZES`
     prompt_tokens: int
     group_size: int
-    episodes: int
     at_least: float
-
-    @property
-    def batches(self) -> tuple[int, ...]:
-        """Batch sizes of the peer."""
-        return (64, self.episodes) if self.episodes > 128 else (self.episodes,)
+    episodes: int = workload.EPISODES
+    batches: tuple[int, ...] = BATCHES  # of the peer
 
     def __str__(self) -> str:
         prompts = "own prompts" if self.group_size == 1 else f"groups of {self.group_size}"
@@ -56,7 +54,7 @@ class Case(NamedTuple):
 def cases(quick: bool) -> list[Case]:
     """Every size with prompts of 8 tokens, and with groups of 8 that share prompts of 64."""
     return [
-        Case(size, prompt_tokens, group_size, QUICK_EPISODES[size] if quick else workload.EPISODES, at_least)
+        Case(size, prompt_tokens, group_size, at_least, batches=(QUICK_BATCH[size],) if quick else BATCHES)
         for prompt_tokens, group_size, at_least in ((8, 1, 2.0), (64, 8, 3.0))
         for size in workload.SIZES
     ]
@@ -130,20 +128,21 @@ def time_case(
     peers = {batch: partial(_generate, ours.policy, tokens, batch) for batch in case.batches}
     seconds = dict.fromkeys(peers, 0.0)
     for batch, peer in peers.items() if len(peers) > 1 else ():
-        peer()  # warms up
+        _generate(ours.policy, tokens[:_FEW], _FEW)  # warms up
         start = clock()
         peer()
         seconds[batch] = clock() - start
     best = min(seconds, key=lambda batch: seconds[batch])
     works: dict[Key, Work | str] = {Key(case, OURS): ours, Key(case, _peer(best)): peers[best]}
-    timings = interleave(works, repeats, clock)
+    few = partial(_generate, ours.policy, tokens[:_FEW], _FEW)
+    timings = interleave(works, repeats, clock, {Key(case, _peer(best)): few})
     assert ours.rollout is not None
     return timings, ours.rollout
 
 
 def half_precision(repeats: int) -> tuple[dict[Key, Timing], list[dict[str, float]]]:
     """The same in bfloat16, and how far the sampler's probabilities are from those that an update computes."""
-    case = Case("M", 8, 1, 64, 0.0)
+    case = Case("M", 8, 1, 0.0, episodes=64)
     timings: dict[Key, Timing] = {}
     ratios = []
     for dtype in (torch.float32, torch.bfloat16):

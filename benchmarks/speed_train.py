@@ -30,7 +30,6 @@ AT_LEAST = 2.5
 PROMPT_TOKENS = 8
 BATCHES = (64, 256)  # completions that the peer takes in one backward pass
 SEEDS, UPDATES, LEARNING_EPISODES = 5, 40, 64
-QUICK_SEEDS, QUICK_UPDATES = 2, 6
 _LEARNING_RATE, _TIMED_LEARNING_RATE = 1e-3, 1e-9  # timed, both sides stay where they are, as do their lengths
 _NOTES = """\
 A step samples 256 completions in groups of 8, scores and learns from them: GRPO, no KL, one step of the optimizer. The
@@ -85,11 +84,11 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
     """Time both sides in turns, at each size; then let both learn.
 
     Args:
-        quick: the small size alone, once, beside one batch size; learning, with few seeds and updates.
+        quick: once, beside one batch size; nothing is learned.
         threads: of torch, already set; noted alone.
         say: shows progress.
     """
-    repeats, sizes = (QUICK_REPEATS, ("S",)) if quick else (REPEATS, ("S", "M"))
+    repeats, sizes = QUICK_REPEATS if quick else REPEATS, ("S", "M")
     steps: dict[Key, Steps] = {}
     for size in sizes:
         steps |= time_steps(size, repeats, BATCHES[-1:] if quick else BATCHES)
@@ -98,8 +97,8 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
     requirements = [Requirement(Key(size, OURS), Key(size, PEER), AT_LEAST) for size in sizes]
     tables = [steps_table(steps), requirement_table(requirements, timings)]
     curves = None
-    if find_spec("trl"):
-        curves = learn(say, *((QUICK_SEEDS, QUICK_UPDATES) if quick else (SEEDS, UPDATES)))
+    if find_spec("trl") and not quick:
+        curves = learn(say, SEEDS, UPDATES)
         tables.append(learning_table(curves))
     return Finding(
         title="Speed of training",

@@ -30,6 +30,7 @@ REPEATS, QUICK_REPEATS = 3, 1
 PROMPT_TOKENS, GROUP_SIZE = 8, 4
 ENTROPY_COEF = 0.05
 BATCHES = (32, 64)  # rows of a pass of the peer
+QUICK_EPISODES = {"S": 256, "M": 256, "L": 128}
 AT_LEAST = 2.0
 CLOSE = 1e-5  # relative norm of the gradients' difference
 OURS = "accumulate_gradient"
@@ -63,7 +64,7 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
     """Compare the gradients of each size, and time both sides in turns.
 
     Args:
-        quick: the two smaller sizes, and fewer repeats.
+        quick: once, beside one batch size; the largest size with half the episodes.
         threads: of torch, already set; noted alone.
         say: shows progress.
     """
@@ -72,16 +73,17 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
     errors: dict[str, float] = {}
     limits: dict[str, float] = {}
     requirements = []
-    for name in list(workload.SIZES)[: 2 if quick else None]:
-        case = make_case(workload.SIZES[name])
+    batches = BATCHES[:1] if quick else BATCHES
+    for name, size in workload.SIZES.items():
+        case = make_case(size, QUICK_EPISODES[name] if quick else workload.EPISODES)
         errors[name] = gradient_error(case)
-        found = time_case(name, case, repeats)
+        found = time_case(name, case, repeats, batches)
         timings |= found
-        best = max(BATCHES, key=lambda batch: _median(found[Key(name, padded(batch))]))
+        best = max(batches, key=lambda batch: _median(found[Key(name, padded(batch))]))
         requirements.append(Requirement(Key(name, OURS), Key(name, padded(best)), AT_LEAST))
         rollout = case.experience.rollout
         tokens, run = rollout.num_tokens, int(rollout.length.sum())
-        limits[name] = tokens / update_limit(workload.SIZES[name], workload.VOCABULARY_SIZE, run, tokens)
+        limits[name] = tokens / update_limit(size, workload.VOCABULARY_SIZE, run, tokens)
         say(f"{name}: timed")
     sizes = ", ".join(
         f"{name}: d={workload.SIZES[name].d_model}, {workload.SIZES[name].num_layers} layers" for name in errors
@@ -89,8 +91,9 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
     return Finding(
         title="Speed of updates",
         workload=(
-            f"{workload.EPISODES} episodes of up to {workload.HORIZON} tokens after prompts of {PROMPT_TOKENS}, a stop "
-            f"token with a mean length of 24, V={workload.VOCABULARY_SIZE:,}, float32; {sizes}."
+            f"{workload.EPISODES} episodes (if quick, {QUICK_EPISODES['L']} at L) of up to {workload.HORIZON} tokens "
+            f"after prompts of {PROMPT_TOKENS}, a stop token with a mean length of 24, "
+            f"V={workload.VOCABULARY_SIZE:,}, float32; {sizes}."
         ),
         repeats=repeats,
         tables=[
@@ -138,10 +141,16 @@ def sampled(learner: PolicyGradient) -> Case:
     return Case(learner, learner.experience(collect(learner.policy, learner.envs, learner.envs.num_envs, *draws)))
 
 
-def time_case(name: str, case: Case, repeats: int, clock: Callable[[], float] = time.perf_counter) -> dict[Key, Timing]:
+def time_case(
+    name: str,
+    case: Case,
+    repeats: int,
+    batches: tuple[int, ...] = BATCHES,
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[Key, Timing]:
     """Time both sides in turns, the peer at each of its batch sizes."""
     works: dict[Key, Work | str] = {Key(name, OURS): partial(our_gradient, case)}
-    works |= {Key(name, padded(batch)): partial(padded_gradient, case, batch) for batch in BATCHES}
+    works |= {Key(name, padded(batch)): partial(padded_gradient, case, batch) for batch in batches}
     return interleave(works, repeats, clock)
 
 

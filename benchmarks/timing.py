@@ -42,7 +42,10 @@ class Timing:
 
 
 def interleave(
-    works: Mapping[Key, Work | str], repeats: int, clock: Callable[[], float] = time.perf_counter
+    works: Mapping[Key, Work | str],
+    repeats: int,
+    clock: Callable[[], float] = time.perf_counter,
+    warm_up: Mapping[Key, Callable[[], object]] | None = None,
 ) -> dict[Key, Timing]:
     """Time each piece of work `repeats` times: A B, which are not timed, then A B A B ...
 
@@ -50,13 +53,14 @@ def interleave(
         works: what to time; a text stands for work that cannot be run here, and says why.
         repeats: at least 1.
         clock: tells the time in seconds.
+        warm_up: what is done before, instead of a piece of work itself, where that is enough.
 
     Returns:
         A timing for each piece of work, in the order of `works`.
     """
     runnable = {key: work for key, work in works.items() if not isinstance(work, str)}
-    for work in runnable.values():
-        work()
+    for key, work in runnable.items():
+        (warm_up or {}).get(key, work)()
     rates: dict[Key, list[float]] = {key: [] for key in runnable}
     for _ in range(repeats):
         for key, work in runnable.items():

@@ -8,7 +8,7 @@ import torch
 from benchmarks import workload
 from benchmarks.speed_rollout import OURS, Case, Key, _generate, cases, time_case
 
-CASE = Case("S", 8, 1, 6, 2.0)
+CASE = Case("S", 8, 1, 2.0, episodes=6, batches=(6,))
 
 
 def test_both_sides_are_timed_and_count_completion_tokens():
@@ -20,11 +20,11 @@ def test_both_sides_are_timed_and_count_completion_tokens():
 
 
 def test_the_better_batch_size_of_the_peer_goes_on():
-    case = Case("S", 8, 1, 130, 2.0)
-    # The first run of batches of 64 takes 1 on that clock, that of all 130 takes 9; everything later takes 1.
+    case = Case("S", 8, 1, 2.0, episodes=18, batches=(6, 18))
+    # The first run of batches of 6 takes 1 on that clock, that of all 18 takes 9; everything later takes 1.
     clock = itertools.chain([0.0, 1.0, 1.0, 10.0], itertools.count(11.0)).__next__
     timings, _ = time_case(case, 1, clock)
-    assert set(timings) == {Key(case, OURS), Key(case, "generate, batches of 64")}
+    assert set(timings) == {Key(case, OURS), Key(case, "generate, batches of 6")}
 
 
 def test_the_peer_counts_up_to_the_stop_token_and_leaves_the_global_generator_alone():

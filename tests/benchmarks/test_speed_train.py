@@ -66,10 +66,10 @@ def test_rates_and_lengths_are_of_each_step(few):
     assert side.mean_length == 20.0
 
 
-def test_a_quick_run_has_the_small_size_and_says_what_is_missing(few, monkeypatch):
+def test_a_quick_run_has_both_sizes_and_says_what_is_missing(few, monkeypatch):
     monkeypatch.setattr(speed_train, "find_spec", lambda name: None)
     finding = measure(True, 1, lambda line: None)
-    assert [requirement["first"] for requirement in finding.record["requirements"]] == [f"{OURS}, S"]
+    assert [requirement["first"] for requirement in finding.record["requirements"]] == [f"{OURS}, S", f"{OURS}, M"]
     assert finding.record["curves"] is None
     assert f"\nMissing: {PEER}, S: trl is not installed.\n" in finding.notes
 

@@ -63,25 +63,28 @@ def test_rates_are_tokens_of_completions_a_second(case):
 
 
 def test_the_requirement_is_on_the_peer_at_its_best(monkeypatch, case):
-    def timed(name, case, repeats):
+    def timed(name, case, repeats, batches):
+        assert batches == BATCHES
         slow = dict.fromkeys((Key(name, padded(batch)) for batch in BATCHES), Timing((100.0,) * repeats))
         return {Key(name, OURS): Timing((390.0,) * repeats), **slow, Key(name, padded(64)): Timing((200.0,) * repeats)}
 
-    errors = {workload.SIZES["S"]: 1e-7, workload.SIZES["M"]: 1e-4}
-    monkeypatch.setattr(speed_update, "make_case", lambda size: Case(size, case.experience))
+    errors = dict(zip(workload.SIZES.values(), (1e-7, 1e-4, 1e-7), strict=True))
+    monkeypatch.setattr(speed_update, "make_case", lambda size, episodes: Case(size, case.experience))
     monkeypatch.setattr(speed_update, "gradient_error", lambda case: errors[case.learner])
     monkeypatch.setattr(speed_update, "time_case", timed)
     monkeypatch.setattr(speed_update, "update_limit", lambda *arguments: 2.0)
     said: list[str] = []
-    finding = measure(True, 1, said.append)
-    assert said == ["S: timed", "M: timed"]
-    assert [entry["verdict"] for entry in finding.record["requirements"]] == ["NOT MET"] * 2
+    finding = measure(False, 1, said.append)
+    assert said == ["S: timed", "M: timed", "L: timed"]
+    assert [entry["verdict"] for entry in finding.record["requirements"]] == ["NOT MET"] * 3
     assert {entry["second"] for entry in finding.record["requirements"]} == {
         "padded, 64 rows a pass: S",
         "padded, 64 rows a pass: M",
+        "padded, 64 rows a pass: L",
     }
     assert finding.record["requirements"][0]["ratio"]["median"] == pytest.approx(1.95)
-    assert "1e-07" not in finding.tables[0] and finding.record["gradient_errors"] == {"S": 1e-7, "M": 1e-4}
+    assert "1e-07" not in finding.tables[0] and finding.record["gradient_errors"] == {"S": 1e-7, "M": 1e-4, "L": 1e-7}
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in finding.tables[2].splitlines()[2:]]
-    assert rows == [["S", "1.0e-07", "at most 1e-05", "met"], ["M", "1.0e-04", "at most 1e-05", "NOT MET"]]
+    shown = {"S": ["1.0e-07", "met"], "M": ["1.0e-04", "NOT MET"], "L": ["1.0e-07", "met"]}
+    assert rows == [[name, error, "at most 1e-05", verdict] for name, (error, verdict) in shown.items()]
     assert finding.record["limits"]["S"] == case.experience.rollout.num_tokens / 2

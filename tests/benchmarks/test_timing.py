@@ -38,6 +38,14 @@ def test_work_is_done_in_turns_and_the_warm_up_does_not_count():
     assert world.readings == 2 * 2 * 3  # before and after each timed piece
 
 
+def test_a_warm_up_may_be_less_than_the_work():
+    world = World()
+    works = {"a": world.work("a", 12, 2.0), "b": world.work("b", 6, 70.0, 1.0)}
+    timings = interleave(works, 1, world.clock, {"a": world.work("few of a", 1, 50.0)})
+    assert world.calls == ["few of a", "b", "a", "b"]
+    assert timings == {"a": Timing((6.0,)), "b": Timing((6.0,))}
+
+
 def test_an_even_number_of_repeats_has_the_mean_of_the_middle_two_as_its_median():
     assert Timing((1.0, 9.0, 3.0, 4.0)).spread == Spread(3.5, 1.0, 9.0)
 
