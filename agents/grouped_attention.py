@@ -25,10 +25,15 @@ _locks: "weakref.WeakKeyDictionary[PreTrainedModel, threading.RLock]" = weakref.
 
 
 class Grouping(NamedTuple):
-    """Rows by the trunk that they begin with; G trunks, at most g rows each."""
+    """Rows by the trunk that they begin with; G trunks, at most g rows each.
 
-    members: Tensor  # int64 [G, g], rows, the first row where a group has fewer
-    place: Tensor  # int64 [b], where a row stands in `members`, flattened
+    In index_select's terms, so that one pass over memory puts every head's rows in order.
+    """
+
+    members: Tensor  # int64 [G · kept · g], rows times heads, the first row where a group has fewer
+    place: Tensor  # int64 [b · kept], where a head of a row stands in `members`
+    num_groups: int  # G
+    kept: int  # heads of keys and values
 
 
 class Parts(NamedTuple):
@@ -72,13 +77,15 @@ class View(NamedTuple):
         return keys, values
 
     def parts(self, stored: Stored) -> Parts:
-        """The same where it lies; without a grouping, whole."""
-        keys, values = self.whole(stored) if self.grouping is None else self._own(stored)
-        trunk_keys, trunk_values = (
-            stored.trunk_keys[:, :, : self.trunk_seen],
-            stored.trunk_values[:, :, : self.trunk_seen],
+        """The same where it lies; without a grouping for its heads, whole."""
+        grouping = self.grouping
+        if grouping is not None and grouping.kept != stored.keys.shape[1]:
+            grouping = None
+        keys, values = self.whole(stored) if grouping is None else self._own(stored)
+        seen = slice(self.trunk_seen)
+        return Parts(
+            keys, values, stored.trunk_keys[:, :, seen], stored.trunk_values[:, :, seen], grouping, self.uniform
         )
-        return Parts(keys, values, trunk_keys, trunk_values, self.grouping, self.uniform)
 
     def _own(self, stored: Stored) -> tuple[Tensor, Tensor]:
         rows = slice(self.num_rows) if self.rows is None else self.rows  # of a slice a view, no copy
@@ -97,29 +104,33 @@ def write(storage: Tensor, states: Tensor, places: Tensor) -> None:
     storage.view(-1, size).index_copy_(0, places, states.reshape(-1, size))
 
 
-def grouping(trunk: np.ndarray, base: np.ndarray) -> tuple[np.ndarray, np.ndarray] | None:
-    """What makes a `Grouping`; None where nothing is shared, or padding would cost more than sharing saves.
+def grouping(trunk: np.ndarray, base: np.ndarray, kept: int) -> tuple[np.ndarray, np.ndarray, int, int] | None:
+    """The fields of a `Grouping`; None where nothing is shared, or padding would cost more than sharing saves.
 
     Args:
         trunk: int64 [b]; any where a row begins with none.
         base: int64 [b], how many tokens of it a row begins with.
+        kept: heads of keys and values.
     """
-    rooted, count = base > 0, len(trunk)
+    rooted, rows = base > 0, len(trunk)
     if not rooted.any():
         return None
     # Rows that begin with none see nothing of a trunk and stand anywhere: spread out, so that no group grows by them.
     if not rooted.all():
-        trunk = np.where(rooted, trunk, np.arange(count) % (trunk[rooted].max() + 1))
+        trunk = np.where(rooted, trunk, np.arange(rows) % (trunk[rooted].max() + 1))
     sizes = np.bincount(trunk)
-    most = sizes.max()
-    if len(sizes) * most > _MOST_PADDING * count:
+    count, most = len(sizes), sizes.max()
+    if count * most > _MOST_PADDING * rows:
         return None
     order = np.argsort(trunk, kind="stable")
-    place = np.empty_like(trunk)
-    place[order] = trunk[order] * most + np.arange(count) - (sizes.cumsum() - sizes)[trunk[order]]
-    members = np.zeros(len(sizes) * most, dtype=np.int64)
-    members[place] = np.arange(count)
-    return members.reshape(len(sizes), most), place
+    within = np.empty_like(trunk)
+    within[order] = np.arange(rows) - (sizes.cumsum() - sizes)[trunk[order]]
+    members = np.zeros((count, most), dtype=np.int64)
+    members[trunk, within] = np.arange(rows)
+    heads = np.arange(kept)
+    members = members[:, None] * kept + heads[:, None]  # [G, kept, g]
+    place = ((trunk * kept)[:, None] + heads) * most + within[:, None]  # [b, kept]
+    return members.ravel(), place.ravel(), count, kept
 
 
 def takes_parts(model: PreTrainedModel) -> bool:
@@ -203,10 +214,8 @@ def one_token(query: Tensor, visible: Tensor, parts: Parts, scaling: float) -> T
 
 def _by_group(rows: Tensor, matrices: Tensor, grouping: Grouping) -> Tensor:
     """Each row, [b, kept, n, x], times the matrix of its group, [trunks, kept, x, y]: [b, kept, n, y]."""
-    groups, most = grouping.members.shape
-    _, kept, each, inner = rows.shape
-    gathered = rows[grouping.members]  # [G, g, kept, n, x]
-    gathered = gathered.transpose(1, 2).reshape(groups, kept, most * each, inner)
-    product = torch.matmul(gathered, matrices[:groups])  # [G, kept, g · n, y]
-    product = product.view(groups, kept, most, each, -1).transpose(1, 2).reshape(groups * most, kept, each, -1)
-    return product[grouping.place]
+    count, kept, each, inner = rows.shape
+    gathered = rows.reshape(count * kept, each, inner).index_select(0, grouping.members)  # [G · kept · g, n, x]
+    matrices = matrices[: grouping.num_groups].flatten(0, 1)  # [G · kept, x, y]
+    product = torch.bmm(gathered.view(grouping.num_groups * kept, -1, inner), matrices)  # [G · kept, g · n, y]
+    return product.view(-1, each, product.shape[2]).index_select(0, grouping.place).view(count, kept, each, -1)

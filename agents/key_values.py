@@ -68,14 +68,15 @@ class KeyValues(Cache):
         self.places, self.written = positions - base[:, None], None
         alike = (feed.first - feed.base == seen - width) & (feed.base == trunk_seen)
         single = width == 1 and takes_parts(self.model)
-        grouped = grouping(feed.trunk, feed.base) if single else None
+        layers = self._kept()
+        grouped = grouping(feed.trunk, feed.base, layers[0].keys.shape[1]) if single and layers else None
         self.view = View(
             len(first),
             None if feed.rows is None else self.to_device(feed.rows),
             trunk,
             seen,
             trunk_seen,
-            None if grouped is None else Grouping(*(self.to_device(part) for part in grouped)),
+            None if grouped is None else self._grouping(*grouped),
             uniform=width == 1 and bool(alike.all()),
         )
         step = step_of(self.model) if single and self.layers else None
@@ -179,6 +180,9 @@ class KeyValues(Cache):
         while len(self.layers) <= layer_idx:
             self.layers.append(_Layer(self))
         return self.layers[layer_idx].update(key_states, value_states)
+
+    def _grouping(self, members: np.ndarray, place: np.ndarray, count: int, kept: int) -> Grouping:
+        return Grouping(self.to_device(members), self.to_device(place), count, kept)
 
     def written_to(self, heads: int) -> Tensor:
         """Where the tokens fed go, int64 [b · heads · q], rows of storage as a matrix: faster than three indices."""

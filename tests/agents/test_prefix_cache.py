@@ -430,13 +430,15 @@ def test_rows_without_a_trunk_do_not_keep_others_from_sharing():
     trunk = np.arange(40).repeat(2)  # 40 groups of 2, of which 8 rows have none after all
     base = np.full(80, 16)
     base[::10], trunk[::10] = 0, 0
-    found = grouping(trunk, base)
+    found = grouping(trunk, base, kept=3)
     assert found is not None
-    members, place = found
-    assert len(members) == 40
-    np.testing.assert_array_equal(members.ravel()[place], np.arange(80))  # every row has a place of its own
-    np.testing.assert_array_equal((place // members.shape[1])[base > 0], trunk[base > 0])
-    assert grouping(trunk, np.zeros_like(base)) is None
+    members, place, count, kept = found
+    assert (count, kept) == (40, 3)
+    np.testing.assert_array_equal(members[place], np.arange(3 * 80))  # every head of a row has a place of its own
+    most = len(members) // (40 * 3)
+    matrices = place.reshape(80, 3) // most  # which of the trunks' matrices, a head each, it is multiplied by
+    np.testing.assert_array_equal(matrices[base > 0], (3 * trunk[:, None] + np.arange(3))[base > 0])
+    assert grouping(trunk, np.zeros_like(base), kept=3) is None
 
 
 def sharing_layers():
