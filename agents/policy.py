@@ -67,7 +67,8 @@ class TransformerPolicy(nn.Module):
             reference.
         gradient_checkpointing: keep the input of each block alone, and compute the rest again for the gradient.
         compile_decoding: compile the steps of sampling with `torch.compile`, when the first episode is played; it takes
-            most of a minute, and a C++ compiler. For GPT-2's architecture alone, without adapters.
+            most of a minute, and a C++ compiler. For GPT-2's architecture alone, without adapters. On a GPU the steps
+            are replayed from CUDA graphs too, and the cache keeps its memory between rollouts.
     """
 
     def __init__(

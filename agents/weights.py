@@ -34,6 +34,11 @@ def weights_mark(model: PreTrainedModel, checksum: bool) -> tuple[Any, ...]:
     return (places, kind, _checksum(tensors) if checksum else ())
 
 
+def weight_addresses(model: PreTrainedModel) -> tuple[int, ...]:
+    """Where the weights lie."""
+    return tuple(tensor.data_ptr() for tensor in _tensors(model))
+
+
 def parts_of(model: Module) -> Iterator[Module]:
     """A model and all the modules in it, each once; without the names that torch's own walk makes up."""
     modules, seen = [model], set[int]()
