@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect
 from benchmarks import workload
-from benchmarks.finding import Finding, rate, requirement_records, requirement_table
+from benchmarks.finding import Finding, missing_lines, rate, requirement_records, requirement_table
 from benchmarks.requirement import Requirement
 from benchmarks.roofline import bandwidth, decoding_limit
 from benchmarks.tables import markdown_table
@@ -25,7 +25,7 @@ from benchmarks.timing import Timing, Work, interleave
 REPEATS, QUICK_REPEATS = 3, 1
 BATCHES = (64, 256)  # rows of a batch of the peer
 QUICK_BATCH = {"S": 256, "M": 64, "L": 64}  # which of them was the better one
-OURS = "collect"
+OURS, COMPILED = "collect", "collect, compiled"
 _SEED = 0
 _FEW = 8  # rows that the peer warms up with; it keeps nothing from one call to the next
 _NOTES = """\
@@ -33,7 +33,8 @@ Tokens are those of completions. `generate` keeps finished rows in its batch and
 batch size is the better one of 64 and 256, in one run of each before (if quick: 256 at S, 64 at M and L). Both sides
 sample from the whole distribution with a key-value cache; the peer's has one token more, its padding, which is not
 counted. The limit is an estimate for any program that runs every token once: products at the rate measured for their
-shapes with the mean number of rows, or keys, values and weights read at the bandwidth measured, whichever is longer."""
+shapes with the mean number of rows, or keys, values and weights read at the bandwidth measured, whichever is longer.
+"""
 
 
 class Case(NamedTuple):
@@ -92,10 +93,14 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
         ours, peer = found
         requirements.append(Requirement(ours, peer, case.at_least))
         say(f"{case}: timed")
-    half, ratios = ({}, []) if quick else half_precision(repeats)
     tables = [_speed_table(timings, limits), requirement_table(requirements, timings)]
-    if half:
-        tables.append(_half_table(half, ratios))
+    options: dict[Any, Timing] = {}
+    ratios: list[dict[str, float]] = []
+    if not quick:
+        half, ratios = half_precision(repeats)
+        compiled = compiled_decoding(repeats)
+        tables += [_half_table(half, ratios), _compiled_table(compiled)]
+        options = half | compiled
     return Finding(
         title="Speed of rollouts",
         workload=(
@@ -106,9 +111,9 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
         ),
         repeats=repeats,
         tables=tables,
-        notes=_NOTES,
+        notes=_NOTES + missing_lines(options),
         record={
-            "rates": {str(key): list(timing.rates) for key, timing in (timings | half).items()},
+            "rates": {str(key): list(timing.rates) for key, timing in (timings | options).items()},
             "limits": {str(case): limit for case, limit in limits.items()},
             "requirements": requirement_records(requirements, timings),
             "ratio_errors": ratios,
@@ -154,6 +159,19 @@ def half_precision(repeats: int) -> tuple[dict[Key, Timing], list[dict[str, floa
             gap = np.abs(ours.policy.log_probs(rollout).double().numpy() - rollout.log_probs)[rollout.mask]
         ratios.append({"mean": float(np.expm1(gap).mean()), "most": float(np.expm1(gap).max())})
     return timings, ratios
+
+
+def compiled_decoding(repeats: int) -> dict[Key, Timing]:
+    """The same with compiled steps, and without, in turns."""
+    case = Case("M", 8, 1, 0.0)
+    works: dict[Key, Work | str] = {Key(case, OURS): _Collector(case)}
+    compiled = _Collector(case, compile_decoding=True)
+    try:
+        compiled()
+        works[Key(case, COMPILED)] = compiled
+    except RuntimeError as error:  # there is no compiler here
+        works[Key(case, COMPILED)] = str(error)
+    return interleave(works, repeats)
 
 
 class _Collector:
@@ -215,6 +233,11 @@ def _speed_table(timings: dict[Any, Timing], limits: dict[Case, float]) -> str:
         rows.append([str(case), rate(ours), rate(peer), f"{limit:,.0f}", f"{_median(ours) / limit:.0%}"])
     header = ["tokens a second", OURS, "generate", "the machine's limit", "reached by collect"]
     return markdown_table(header, rows)
+
+
+def _compiled_table(compiled: dict[Key, Timing]) -> str:
+    plain, faster = compiled
+    return requirement_table([Requirement(faster, plain, None)], compiled)
 
 
 def _half_table(half: dict[Key, Timing], ratios: list[dict[str, float]]) -> str:

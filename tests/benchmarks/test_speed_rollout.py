@@ -5,8 +5,8 @@ import itertools
 import numpy as np
 import torch
 
-from benchmarks import workload
-from benchmarks.speed_rollout import OURS, Case, Key, _generate, cases, time_case
+from benchmarks import speed_rollout, workload
+from benchmarks.speed_rollout import COMPILED, OURS, Case, Key, _generate, cases, compiled_decoding, time_case
 
 CASE = Case("S", 8, 1, 2.0, episodes=6, batches=(6,))
 
@@ -42,6 +42,23 @@ def test_every_size_is_asked_for_with_and_without_groups():
             (size, group) for group in (1, 8) for size in ("S", "M", "L")
         ]
         assert all(case.episodes % case.group_size == 0 for case in cases(quick))
+
+
+def test_where_nothing_can_be_compiled_it_is_missing_and_says_why(monkeypatch):
+    class Collector:
+        def __init__(self, case, compile_decoding=False):
+            self.fails = compile_decoding
+
+        def __call__(self):
+            if self.fails:
+                raise RuntimeError("no compiler")
+            return 1
+
+    monkeypatch.setattr(speed_rollout, "_Collector", Collector)
+    found = compiled_decoding(2)
+    assert [(key.what, timing.missing) for key, timing in found.items()] == [(OURS, ""), (COMPILED, "no compiler")]
+    table = speed_rollout._compiled_table(found)
+    assert "missing" in table and "not measured" in table
 
 
 def test_lengths_vary_as_the_workload_says():
