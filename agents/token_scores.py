@@ -18,11 +18,13 @@ from transformers import PreTrainedModel
 from agents.models import forward_parameters
 from agents.sampling import TokenDistribution
 
-# 36 MiB of float32: a part is worth a call, and its few copies fit beside anything. Blocks of more than 32 MiB glibc
-# gives back as soon as they are free; smaller ones leave holes, which add up to many times what is in use.
-MAX_LOGITS = 9 * 2**20
+# 16 MiB of float32, of which there are several copies at a time. Blocks of more than 32 MiB glibc gives back to the
+# system as soon as they are free, and asks for again: page by page, that takes as long as all the arithmetic.
+MAX_LOGITS = 2**22
 
-Distribution = Callable[[Tensor, slice], TokenDistribution]  # of logits [n, V'], and of which of the tokens they are
+# Of logits [n, V'], and of which of the tokens they are:
+Distribution = Callable[[Tensor, slice], TokenDistribution]
+Terms = Callable[[Tensor, slice], tuple[Tensor, Tensor]]  # what `scored` says
 
 
 class TokenScores(NamedTuple):
@@ -95,25 +97,42 @@ def scored(
         distribution: which the logits stand for.
         actions: int64 [M].
         entropy_gradient: whether the entropies carry a gradient.
-        max_logits: the most that are there at a time, but for those of one token.
+        max_logits: the most that are there at a time, but for those of one token; up to twice as many are taken at once
+            and kept, rather than computed again.
     """
     width = features.shape[-1] if head is None else len(head.weight)  # type: ignore[arg-type]
-    size = max(1, max_logits // width)
-    parts = [slice(first, first + size) for first in range(0, max(1, len(features)), size)]
+    whole = len(features) * width <= 2 * max_logits
+    parts = [slice(None)] if whole else _parts(len(features), max(1, max_logits // width))
 
-    def part_of(features: Tensor, part: slice) -> tuple[Tensor, Tensor]:
-        said = distribution(features if head is None else head(features), part)
+    def terms_of(logits: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        said = distribution(logits, part)
         log_prob, entropy = _Terms.apply(said.log_probs, actions[part], said.support is not None)
         return log_prob, entropy if entropy_gradient else entropy.detach()
 
+    def part_of(features: Tensor, part: slice) -> tuple[Tensor, Tensor]:
+        return terms_of(features if head is None else head(features), part)
+
     if len(parts) == 1 or not torch.is_grad_enabled():
         found = [part_of(features[part], part) for part in parts]
+    elif head is not None and _is_plain(head):
+        return _Projected.apply(features, head.weight, head.bias, terms_of, parts)
     else:
         found = [
             checkpoint(part_of, features[part], part, use_reentrant=False, preserve_rng_state=False) for part in parts
         ]
     log_probs, entropies = zip(*found, strict=True)
     return torch.cat(log_probs), torch.cat(entropies)
+
+
+def _parts(count: int, size: int) -> list[slice]:
+    return [slice(first, first + size) for first in range(0, count, size)]
+
+
+def _is_plain(head: nn.Module) -> bool:
+    """Whether an output layer is a product and nothing else, in the number format of its weights."""
+    watched = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
+    plain = type(head) is nn.Linear and not watched
+    return plain and not torch.is_autocast_enabled(head.weight.device.type)  # type: ignore[arg-type]
 
 
 def spread_out(values: Tensor, mask: Tensor) -> Tensor:
@@ -124,6 +143,58 @@ def spread_out(values: Tensor, mask: Tensor) -> Tensor:
             [3., 0.]])
     """
     return values.new_zeros(mask.shape).masked_scatter(mask, values)
+
+
+class _Projected(torch.autograd.Function):
+    """Log-probs and entropies of features, projected on the vocabulary in parts, for `backward` once more.
+
+    What a checkpoint of each part would say, but that the weights' gradient is added up in one place: a tensor of their
+    size for each part takes longer than its products where a vocabulary is large.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, features: Tensor, weight: Tensor, bias: Tensor | None, terms_of: Terms, parts: list[slice]
+    ) -> tuple[Tensor, Tensor]:
+        ctx.save_for_backward(features, weight, bias)
+        ctx.terms_of, ctx.parts = terms_of, parts
+        found = [terms_of(nn.functional.linear(features[part], weight, bias), part) for part in parts]
+        log_probs, entropies = zip(*found, strict=True)
+        return torch.cat(log_probs), torch.cat(entropies)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        features, weight, bias = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        exact = torch.promote_types(weight.dtype, torch.float32)  # half precision would lose what is added up
+        of_features = torch.empty_like(features) if wanted[0] else None
+        of_weight = torch.zeros_like(weight, dtype=exact) if wanted[1] else None
+        of_bias = None if bias is None or not wanted[2] else torch.zeros_like(bias, dtype=exact)
+        for part in ctx.parts:
+            logits = nn.functional.linear(features[part], weight, bias).requires_grad_()
+            with torch.enable_grad():
+                terms = ctx.terms_of(logits, part)
+            # The entropy may stand still.
+            moving = [index for index, term in enumerate(terms) if term.requires_grad]
+            [of_logits] = torch.autograd.grad(
+                [terms[index] for index in moving], logits, [gradients[index][part] for index in moving]
+            )
+            if of_features is not None:
+                of_features[part] = of_logits @ weight
+            if of_weight is not None:
+                _add_product(of_weight, of_logits.T, features[part])
+            if of_bias is not None:
+                of_bias += of_logits.sum(dim=0)
+        of_weight = None if of_weight is None else of_weight.to(weight.dtype)
+        return of_features, of_weight, None if of_bias is None else of_bias.to(bias.dtype), None, None
+
+
+def _add_product(total: Tensor, first: Tensor, second: Tensor) -> None:
+    if total.dtype == first.dtype:
+        total.addmm_(first, second)
+    else:
+        total += first @ second
 
 
 class _Terms(torch.autograd.Function):

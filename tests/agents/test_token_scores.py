@@ -271,3 +271,74 @@ def test_a_token_that_the_model_itself_rules_out_adds_nothing_to_the_entropy():
     torch.testing.assert_close(entropy.detach(), expected)
     (log_probs.sum() + entropy.sum()).backward()
     assert torch.isfinite(logits.grad).all() and logits.grad[0, 1] == 0
+
+
+# --- projected in parts
+
+
+def terms_and_gradients(head, features, legal, actions, entropy_gradient, max_logits):
+    for parameter in (features, *head.parameters()):
+        parameter.grad = None
+
+    def distribution(logits, part):
+        return TokenDistribution(logits, 7, 0.7, legal[part])
+
+    log_probs, entropy = scored(features, head, distribution, actions, entropy_gradient, max_logits)
+    weights = torch.linspace(0.5, 2.0, len(actions), dtype=log_probs.dtype)
+    (weights * log_probs + weights.flip(0) * entropy).sum().backward()
+    said = [log_probs, entropy, *(parameter.grad for parameter in (features, *head.parameters()))]
+    return [each.detach().clone() for each in said]
+
+
+@pytest.mark.parametrize("entropy_gradient", [True, False])
+@pytest.mark.parametrize("kind", ["plain", "no bias", "hooked", "parametrized"])
+def test_an_output_layer_in_parts_says_what_it_says_at_once(kind, entropy_gradient):
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(5, 8, bias=kind != "no bias", dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in head.parameters():
+            parameter.normal_(generator=generator)
+    calls = []
+    if kind == "hooked":
+        head.register_forward_hook(lambda layer, inputs, output: calls.append(1) or 2 * output)
+    if kind == "parametrized":
+        torch.nn.utils.parametrize.register_parametrization(head, "bias", torch.nn.Tanh())
+    features = torch.randn(11, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    legal = torch.rand(11, 7, generator=generator) < 0.7
+    actions = torch.randint(7, (11,), generator=generator)
+    legal[torch.arange(11), actions] = True
+    given = head, features, legal, actions, entropy_gradient
+    at_once = terms_and_gradients(*given, max_logits=2**20)
+    for size in (8, 3 * 8):
+        for found, wanted in zip(terms_and_gradients(*given, max_logits=size), at_once, strict=True):
+            torch.testing.assert_close(found, wanted, rtol=EXACT, atol=EXACT)
+    assert bool(calls) == (kind == "hooked")
+
+
+def test_a_frozen_output_layer_gets_no_gradient():
+    head = torch.nn.Linear(5, 8).requires_grad_(False)
+    features = torch.randn(11, 5, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    actions = torch.zeros(11, dtype=torch.int64)
+    log_probs, _ = scored(features, head, lambda logits, part: TokenDistribution(logits, 8), actions, True, 16)
+    log_probs.sum().backward()
+    assert head.weight.grad is None and features.grad.abs().sum() > 0
+
+
+def test_the_weights_gradient_in_half_precision_is_added_up_in_full():
+    generator = torch.Generator().manual_seed(0)
+    head = torch.nn.Linear(16, 32, bias=False).to(torch.bfloat16)
+    features = torch.randn(4096, 16, generator=generator).to(torch.bfloat16)
+    actions = torch.randint(32, (4096,), generator=generator)
+
+    def gradient_of(head, features):
+        head.weight.grad = None
+        said, _ = scored(features, head, lambda logits, part: TokenDistribution(logits, 32), actions, True, 32)
+        said.sum().backward()
+        return head.weight.grad.double()
+
+    found = gradient_of(head, features)
+    with torch.no_grad():
+        twin = torch.nn.Linear(16, 32, bias=False).double()
+        twin.weight.copy_(head.weight.double())
+    exact = gradient_of(twin, features.double())
+    assert float((found - exact).norm() / exact.norm()) < 2**-7  # half a digit of bfloat16, though 4,096 parts
