@@ -139,8 +139,10 @@ def test_a_second_run_overwrites_nothing_and_finds_the_same(two_runs):
 
 def test_ctrl_c_ends_with_130_and_keeps_what_was_finished(tmp_path):
     arguments = ["schemes", "--task", "bandit", "--seeds", "1000", "--total-timesteps", "300", "--output", "out"]
+    # Whoever runs the tests in the background may have had the signal ignored, which children take over.
+    heard = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     process = subprocess.Popen(
-        [sys.executable, "-c", COMMAND, *arguments],
+        [sys.executable, "-c", f"{heard}; {COMMAND}", *arguments],
         cwd=tmp_path,
         stderr=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
