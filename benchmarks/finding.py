@@ -71,6 +71,15 @@ def rate(timing: Timing, form: str = ",.0f") -> str:
     return "missing" if timing.spread is None else bracketed(timing.spread, form)
 
 
+def of_limit(timing: Timing, limit: float) -> str:
+    """The share of a limit that the median rate reaches.
+
+    >>> of_limit(Timing((20.0,)), 80.0)
+    '25%'
+    """
+    return "" if timing.spread is None else f"{timing.spread.median / limit:.0%}"
+
+
 def requirement_table(
     requirements: Sequence[Requirement], timings: Mapping[Any, Timing], name: Callable[[Any], str] = str
 ) -> str:

@@ -13,8 +13,9 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 from benchmarks import workload
-from benchmarks.finding import Finding, missing_lines, rate, requirement_records, requirement_table
+from benchmarks.finding import Finding, missing_lines, of_limit, rate, requirement_records, requirement_table
 from benchmarks.requirement import Requirement
+from benchmarks.roofline import bandwidth, decoding_limit
 from benchmarks.tables import markdown_table
 from benchmarks.timing import Work, interleave
 
@@ -26,6 +27,7 @@ _SEED = 0
 _NOTES = """\
 A step is a token of one environment. Both sides run stable-baselines3's own loop and buffer; they differ in an argument
 of the policy. The largest difference of a log-prob is taken along one rollout of random tokens.
+The limit is the machine's own: every token once, at the rates measured for products of these shapes and for memory.
 """
 
 
@@ -59,6 +61,9 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
     requirements = [Requirement(CACHED, PLAIN, AT_LEAST)]
     shown = "missing" if difference is None else f"{difference:.1e}"
     size = workload.SIZES[case.size]
+    lengths = np.full(case.num_envs, workload.HORIZON)
+    seconds = decoding_limit(size, workload.VOCABULARY_SIZE, lengths, PROMPT_TOKENS, 1, bandwidth()).seconds
+    limit = float(lengths.sum()) / seconds
     return Finding(
         title="Speed of another library's loop",
         workload=(
@@ -69,8 +74,11 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
         repeats=repeats,
         tables=[
             markdown_table(
-                ["PPO.collect_rollouts", "steps a second", "largest difference of a log-prob"],
-                [[name, rate(timings[name]), shown] for name in (CACHED, PLAIN)],
+                ["PPO.collect_rollouts", "steps a second", "limit", "reached", "largest difference of a log-prob"],
+                [
+                    [name, rate(timings[name]), f"{limit:,.0f}", of_limit(timings[name], limit), shown]
+                    for name in (CACHED, PLAIN)
+                ],
             ),
             requirement_table(requirements, timings),
         ],
@@ -79,6 +87,7 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
             "rates": {name: list(timing.rates) for name, timing in timings.items()},
             "requirements": requirement_records(requirements, timings),
             "largest_difference": difference,
+            "limit": limit,
         },
     )
 

@@ -16,7 +16,7 @@ from transformers import GenerationConfig
 from agents.policy import TransformerPolicy
 from agents.rollout import Rollout, collect
 from benchmarks import workload
-from benchmarks.finding import Finding, missing_lines, rate, requirement_records, requirement_table
+from benchmarks.finding import Finding, missing_lines, of_limit, rate, requirement_records, requirement_table
 from benchmarks.requirement import Requirement
 from benchmarks.roofline import bandwidth, decoding_limit
 from benchmarks.tables import markdown_table
@@ -222,15 +222,11 @@ def _generate(policy: TransformerPolicy, tokens: torch.Tensor, batch: int) -> in
     return count
 
 
-def _median(timing: Timing) -> float:
-    return 0.0 if timing.spread is None else timing.spread.median
-
-
 def _speed_table(timings: dict[Any, Timing], limits: dict[Case, float]) -> str:
     rows = []
     for case, limit in limits.items():
         ours, peer = (timing for key, timing in timings.items() if key.case == case)
-        rows.append([str(case), rate(ours), rate(peer), f"{limit:,.0f}", f"{_median(ours) / limit:.0%}"])
+        rows.append([str(case), rate(ours), rate(peer), f"{limit:,.0f}", of_limit(ours, limit)])
     header = ["tokens a second", OURS, "generate", "the machine's limit", "reached by collect"]
     return markdown_table(header, rows)
 

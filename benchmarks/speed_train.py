@@ -16,8 +16,9 @@ import numpy as np
 
 from agents.learner import PolicyGradient, Update
 from benchmarks import workload
-from benchmarks.finding import Finding, missing_lines, rate, requirement_records, requirement_table
+from benchmarks.finding import Finding, missing_lines, of_limit, rate, requirement_records, requirement_table
 from benchmarks.requirement import Requirement
+from benchmarks.roofline import bandwidth, decoding_limit, update_limit
 from benchmarks.statistics import Interval, t_interval
 from benchmarks.tables import markdown_table
 from benchmarks.timing import Timing, spread
@@ -35,7 +36,8 @@ _NOTES = """\
 A step samples 256 completions in groups of 8, scores and learns from them: GRPO, no KL, one step of the optimizer. The
 peer's time is that between its own callbacks before and after a step; its completions in a backward pass are the better
 one of 64 and 256 (256, if quick), ours as many as a number of tokens allows. Lengths are drawn anew in each step. In
-learning, a number is one seed's mean reward over the last quarter of the updates, or over all.
+learning, a number is one seed's mean reward over the last quarter of the updates, or over all. The limit, in tokens a
+second, is the machine's own: every token once, at the rates measured for products of these shapes and for memory.
 """
 
 
@@ -95,7 +97,9 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
         say(f"{size}: timed")
     timings: dict[Any, Timing] = {key: side.completions for key, side in steps.items()}
     requirements = [Requirement(Key(size, OURS), Key(size, PEER), AT_LEAST) for size in sizes]
-    tables = [steps_table(steps), requirement_table(requirements, timings)]
+    memory = bandwidth()
+    limits = {size: token_limit(size, memory) for size in sizes}
+    tables = [steps_table(steps, limits), requirement_table(requirements, timings)]
     curves = None
     if find_spec("trl") and not quick:
         curves = learn(say, SEEDS, UPDATES)
@@ -112,6 +116,7 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
         notes=_NOTES + missing_lines(timings),
         record={
             "steps": {str(key): side._asdict() for key, side in steps.items()},
+            "limits": limits,
             "rates": {str(key): list(timing.rates) for key, timing in timings.items()},
             "requirements": requirement_records(requirements, timings),
             "curves": curves and {name: values.tolist() for name, values in curves._asdict().items()},
@@ -140,14 +145,26 @@ def time_steps(
     return {Key(size, OURS): ours, Key(size, PEER): fastest}
 
 
-def steps_table(steps: Mapping[Key, Steps]) -> str:
+def token_limit(size: str, rate_of_memory: float) -> float:
+    """Generated tokens a second that the machine's own products and memory allow for sampling and one pass back."""
+    shape, lengths = workload.SIZES[size], workload.likely_lengths(workload.EPISODES)
+    tokens = int(lengths.sum())
+    args = shape, workload.VOCABULARY_SIZE
+    sampling = decoding_limit(*args, lengths, PROMPT_TOKENS, workload.GROUP_SIZE, rate_of_memory).seconds
+    return tokens / (sampling + update_limit(*args, tokens + workload.EPISODES * PROMPT_TOKENS, tokens))
+
+
+def steps_table(steps: Mapping[Key, Steps], limits: Mapping[str, float]) -> str:
     """What each side did in a second, how long its completions were, and how many it learns from at a time."""
     rows = []
     for key, side in steps.items():
         length = "" if side.missing else f"{side.mean_length:.1f}"
         batch = "" if side.batch is None else str(side.batch)
-        rows.append([str(key), rate(side.completions, ",.1f"), rate(side.token_rates), length, batch])
-    header = ["", "completions a second", "tokens a second", "tokens a completion", "completions a backward pass"]
+        limit = limits[key.size]
+        reached = [f"{limit:,.0f}", of_limit(side.token_rates, limit)]
+        rows.append([str(key), rate(side.completions, ",.1f"), rate(side.token_rates), *reached, length, batch])
+    header = ["", "completions a second", "tokens a second", "limit", "reached", "tokens a completion"]
+    header.append("completions a backward pass")
     return markdown_table(header, rows)
 
 

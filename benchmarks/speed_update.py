@@ -20,7 +20,7 @@ from agents.learner import PolicyGradient
 from agents.policy import TransformerPolicy
 from agents.rollout import collect
 from benchmarks import workload
-from benchmarks.finding import Finding, missing_lines, rate, requirement_records, requirement_table
+from benchmarks.finding import Finding, missing_lines, of_limit, rate, requirement_records, requirement_table
 from benchmarks.requirement import Requirement
 from benchmarks.roofline import update_limit
 from benchmarks.tables import markdown_table
@@ -182,8 +182,11 @@ def gradient_error(case: Case) -> float:
 
 def speed_table(timings: dict[Any, Timing], limits: dict[str, float]) -> str:
     """Tokens a second of every piece of work, and the machine's limit."""
-    rows = [[key.what, key.size, rate(timing), f"{limits[key.size]:,.0f}"] for key, timing in timings.items()]
-    return markdown_table(["work", "size", "tokens/s", "limit"], rows)
+    rows = [
+        [key.what, key.size, rate(timing), f"{limits[key.size]:,.0f}", of_limit(timing, limits[key.size])]
+        for key, timing in timings.items()
+    ]
+    return markdown_table(["work", "size", "tokens/s", "limit", "reached"], rows)
 
 
 def error_table(errors: dict[str, float]) -> str:

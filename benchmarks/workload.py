@@ -33,6 +33,13 @@ class Size(NamedTuple):
 SIZES = {"S": Size(64, 2), "M": Size(128, 4), "L": Size(256, 6)}
 
 
+def likely_lengths(episodes: int) -> np.ndarray:
+    """Lengths of completions at evenly spaced quantiles of their distribution, int64 [episodes]."""
+    left = (np.arange(episodes) + 0.5) / episodes
+    lengths = np.ceil(np.log(left) / math.log(1 - _STOP_PROBABILITY)).astype(np.int64)
+    return np.clip(lengths, 1, HORIZON)
+
+
 def score(completion_ids: list[list[int]]) -> list[float]:
     """The share of odd ids: a reward that costs next to nothing."""
     return [sum(token % 2 for token in ids) / max(1, len(ids)) for ids in completion_ids]

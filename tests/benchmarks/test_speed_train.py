@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks import speed_train, workload
 from benchmarks.requirement import Requirement
+from benchmarks.roofline import Limit
 from benchmarks.speed_train import (
     OURS,
     PEER,
@@ -50,7 +51,21 @@ def test_without_trl_it_is_missing_and_not_beaten(few, monkeypatch):
     requirement = Requirement(Key("S", OURS), Key("S", PEER), 2.5)
     timings = {key: side.completions for key, side in steps.items()}
     assert requirement.verdict(requirement.measured(timings)) == "not measured"
-    assert "missing" in steps_table(steps)
+    table = steps_table(steps, {"S": 100.0})
+    assert "missing" in table and " 100 " in table
+
+
+def test_the_limit_is_that_of_sampling_and_of_an_update_after_it(few, monkeypatch):
+    monkeypatch.setattr(speed_train, "update_limit", lambda size, vocabulary_size, tokens, scored: tokens - scored)
+    monkeypatch.setattr(speed_train, "decoding_limit", lambda *arguments: Limit(1.0, 2.0))
+    lengths = workload.likely_lengths(16)
+    assert speed_train.token_limit("S", 1.0) == pytest.approx(lengths.sum() / (2.0 + 16 * 8))
+
+
+def test_likely_lengths_have_the_mean_of_the_workload():
+    lengths = workload.likely_lengths(256)
+    assert lengths.min() == 1 and lengths.max() == workload.HORIZON
+    assert abs(lengths.mean() - 23.9) < 0.3
 
 
 def test_the_peers_faster_batch_is_kept_without_its_first_step(few, monkeypatch):
