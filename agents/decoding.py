@@ -12,17 +12,19 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch._dynamo.exc import TorchDynamoException
+from torch._dynamo import config as dynamo
+from torch._dynamo.exc import BackendCompilerFailed
+from torch.fx.experimental import _config as shapes
 from torch.nn import Embedding, LayerNorm, Linear
-from torch.nn.modules import module as modules
 from transformers import GPT2LMHeadModel, PreTrainedModel
 from transformers.models.gpt2.modeling_gpt2 import GPT2MLP, GPT2Attention, GPT2Block
 from transformers.pytorch_utils import Conv1D
 
 from agents.grouped_attention import Stored, View, one_token, takes_parts, write
-from agents.weights import parts_of
+from agents.plain_modules import is_watched
 
 Step = Callable[..., Tensor]
+_MOST_PROGRAMS = 64  # torch's own 8 are used up by one model with and without shared prompts
 
 
 def step_of(model: PreTrainedModel) -> Step | None:
@@ -33,42 +35,38 @@ def step_of(model: PreTrainedModel) -> Step | None:
     [b], positions int64 [b], and what each row sees, bool [b, 1, P + C]. It returns logits [b, V'].
     """
     for kind, plain, step in _STEPS:
-        if type(model) is kind and plain(model) and takes_parts(model) and not _is_watched(model):
+        if type(model) is kind and plain(model) and takes_parts(model) and not is_watched(model, model.device):
             return step
     return None
 
 
 @functools.cache
 def compiled(step: Step) -> Step:
-    """A step as `torch.compile` makes it: for any number of rows and positions, when it is first called.
+    """A step as `torch.compile` makes it, for any number of rows and positions.
+
+    It makes several programs, each when it is first needed: another one where there is one row or one position, or a
+    trunk that rows share, and for every architecture.
 
     Raises:
-        RuntimeError: from the first call, where it cannot be compiled here.
+        RuntimeError: from a call for which a program cannot be made here.
     """
     run = torch.compile(step, dynamic=True)
 
     def compiled_step(model: PreTrainedModel, stored: list[Stored], view: View, *given: Any) -> Tensor:
+        # Sizes that are equal by chance would be a program of their own, and so would rows that are all alike.
+        many = dynamo.patch(recompile_limit=_MOST_PROGRAMS)
+        by_chance = shapes.patch(use_duck_shape=False)  # type: ignore[attr-defined]
         try:
-            # Rows that are all alike would be a program of their own.
-            return run(model, stored, view._replace(uniform=False), *given)
-        except TorchDynamoException as error:
-            cause = getattr(error, "inner_exception", error)
-            reason = (str(cause).splitlines() or [type(cause).__name__])[0]
+            with many, by_chance:
+                return run(model, stored, view._replace(uniform=False), *given)
+        except BackendCompilerFailed as error:
+            reason = str(error.inner_exception).splitlines()[0]
             raise RuntimeError(
                 f"decoding cannot be compiled here: {reason}. Leave compile_decoding out, or install what "
                 "torch.compile asks for: a C++ compiler, on a GPU Triton"
             ) from error
 
     return compiled_step
-
-
-def _is_watched(model: PreTrainedModel) -> bool:
-    """Whether a part of the model has hooks or a forward of its own, or another number format is asked for."""
-    if modules._global_forward_hooks or modules._global_forward_pre_hooks:
-        return True
-    if torch.is_autocast_enabled(model.device.type):
-        return True
-    return any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in parts_of(model))
 
 
 def _plain_gpt2(model: PreTrainedModel) -> bool:

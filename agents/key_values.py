@@ -15,11 +15,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin
 
-from agents.decoding import Step, compiled, step_of
-from agents.decoding_graphs import Recordings, recorder
+from agents.decoding import compiled, step_of
 from agents.grouped_attention import Grouping, Parts, Stored, View, attending, grouping, takes_parts, write
 from agents.models import forward_parameters, logits_at, max_length_of
-from agents.weights import weight_addresses
 
 _BLOCK = 32  # positions that storage grows by at least
 
@@ -42,16 +40,13 @@ class KeyValues(Cache):
 
     Args:
         model: the language model; it stays where it is.
-        compiled: whether steps that are written out are compiled, see `agents.decoding.compiled`, and on a GPU
-            recorded, see `agents.decoding_graphs`.
+        compiled: whether steps that are written out are compiled, see `agents.decoding.compiled`.
     """
 
     def __init__(self, model: PreTrainedModel, compiled: bool = False) -> None:
         super().__init__(layers=[])
+        self.compiled = compiled
         self.model, self.device, self.most = model, model.device, max_length_of(model)  # each slow to ask for
-        self.compiled, record = compiled, recorder(self.device)
-        self.recordings = Recordings(record) if compiled and record else None
-        self.addresses = weight_addresses(model)  # that the recordings read
         self.name, self.format = _cache_name(model), _format(model)
         self.num_rows = self.length = self.num_trunks = self.trunk_length = 0
         self.view = View(0, None, torch.zeros(0, dtype=torch.long), 0, 0, None, False)  # of the rows that are fed
@@ -68,8 +63,6 @@ class KeyValues(Cache):
         width = feed.tokens.shape[1]
         single = width == 1 and takes_parts(self.model)
         step = step_of(self.model) if single and self.layers else None
-        if step is not None and self.recordings is not None and feed.rows is None:
-            return self._replayed(self.recordings, compiled(step), feed)
         seen, trunk_seen = int((feed.first - feed.base).max()) + width, int(feed.base.max())
         columns = [feed.tokens.T, feed.first, feed.meant - 1, feed.base, feed.trunk]
         *tokens, first, last, base, trunk = self.to_device(np.vstack(columns)).unbind()  # in one transfer
@@ -77,14 +70,14 @@ class KeyValues(Cache):
         self.places, self.written = positions - base[:, None], None
         alike = (feed.first - feed.base == seen - width) & (feed.base == trunk_seen)
         layers = self._kept()
-        grouped = grouping(feed.trunk, feed.base, layers[0].keys.shape[1]) if single and layers else None
+        found = grouping(feed.trunk, feed.base, layers[0].keys.shape[1]) if single and layers else None
         self.view = View(
             len(first),
             None if feed.rows is None else self.to_device(feed.rows),
             trunk,
             seen,
             trunk_seen,
-            None if grouped is None else self._grouping(*grouped),
+            None if found is None else Grouping(self.to_device(found[0]), self.to_device(found[1]), *found[2:]),
             uniform=width == 1 and bool(alike.all()),
         )
         if step is not None:
@@ -107,29 +100,6 @@ class KeyValues(Cache):
             )
         return logits[:, 0]
 
-    def _replayed(self, recordings: Recordings, step: Step, feed: Feed) -> Tensor:
-        """One token of the first b rows, in a recording for at least as many rows and positions.
-
-        Rows beyond them write to the last row of the storage, which nobody else uses.
-        """
-        count, heads = len(feed.first), self.layers[0].keys.shape[1]
-        rows = min(1 << (count - 1).bit_length(), self.num_rows)
-        seen = _blocks(int((feed.first - feed.base).max()) + 1)
-        trunk_seen = self.trunk_length if feed.base.any() else 0
-        columns = [feed.tokens[:, 0], feed.first, feed.base, feed.trunk]
-        numbers = np.where(np.arange(rows) < count, np.arange(rows), self.num_rows - 1)
-        inputs = np.vstack([*(np.pad(column, (0, rows - count)) for column in columns), numbers])
-        stored = [layer.stored for layer in self.layers]
-
-        def run(inputs: Tensor) -> Tensor:
-            tokens, positions, base, trunk, written = inputs.unbind()
-            own = (positions - base)[:, None]
-            view = View(rows, None, trunk, seen, trunk_seen, None, False)
-            places = _places(written, own, heads, self.length)
-            return step(self.model, stored, view, places, tokens, positions, _visible(own, base, view))
-
-        return recordings((rows, seen, trunk_seen), run, self.to_device(inputs))[:count]
-
     @contextmanager
     def _returning_nothing(self) -> Iterator[None]:
         """Afterwards no layer holds on to what it returned, which growth would leave behind."""
@@ -144,20 +114,15 @@ class KeyValues(Cache):
         for layer in self._kept():
             for storage in (layer.keys, layer.values, layer.trunk_keys, layer.trunk_values):
                 storage.zero_()
-        addresses = weight_addresses(self.model)
-        if addresses != self.addresses:
-            self._forget_recordings()
-        self.addresses = addresses
 
     @property
     def fits(self) -> bool:
         """Whether what the model computes now can be stored here, and its memory is worth keeping for that.
 
         A system hands out fresh memory page by page, which can take a quarter of a rollout. On other devices torch
-        keeps freed memory itself, for whoever needs it next; but recordings are of the memory that they were made with.
+        keeps freed memory itself, for whoever needs it next.
         """
-        worth = self.device.type == "cpu" or self.recordings is not None
-        return worth and self.format == _format(self.model)
+        return self.device.type == "cpu" and self.format == _format(self.model)
 
     def to_device(self, array: np.ndarray) -> Tensor:
         """An array as a tensor where the model is."""
@@ -165,17 +130,11 @@ class KeyValues(Cache):
 
     def reserve(self, num_rows: int, length: int, used: int) -> None:
         """Make room for so many rows and positions; none but the `used` first positions hold anything."""
-        num_rows += self.recordings is not None  # see `_replayed`
         if num_rows > self.num_rows or length > self.length:
-            self._forget_recordings()
             self.num_rows = max(num_rows, self.num_rows)
             self.length = _grown(self.length, length)
             for layer in self._kept():
                 layer.grow(used)
-
-    def _forget_recordings(self) -> None:
-        if self.recordings is not None:
-            self.recordings.clear()
 
     def copy_rows(self, source: np.ndarray, target: np.ndarray, length: int) -> None:
         """Copy what some rows, int64 [n], hold of their own, so many first positions of it, to others."""
@@ -197,7 +156,6 @@ class KeyValues(Cache):
             lengths: int64 [n], how many tokens of a row, those of its trunk included, the new trunk gets.
         """
         if first + len(lengths) > self.num_trunks or lengths.max() > self.trunk_length:
-            self._forget_recordings()
             self.num_trunks = max(first + len(lengths), self.num_trunks)
             self.trunk_length = _grown(self.trunk_length, int(lengths.max()))
             for layer in self._kept():
@@ -224,15 +182,13 @@ class KeyValues(Cache):
             self.layers.append(_Layer(self))
         return self.layers[layer_idx].update(key_states, value_states)
 
-    def _grouping(self, members: np.ndarray, place: np.ndarray, count: int, kept: int) -> Grouping:
-        return Grouping(self.to_device(members), self.to_device(place), count, kept)
-
     def written_to(self, heads: int) -> Tensor:
         """Where the tokens fed go, int64 [b · heads · q], rows of storage as a matrix: faster than three indices."""
         if self.written is None or self.written.numel() != heads * self.places.numel():
             count, rows = self.view.num_rows, self.view.rows
             numbers = torch.arange(count, device=self.device) if rows is None else rows
-            self.written = _places(numbers, self.places, heads, self.length)
+            first = (numbers[:, None] * heads + torch.arange(heads, device=self.device)) * self.length  # [b, heads]
+            self.written = (first[:, :, None] + self.places[:, None]).flatten()
         return self.written
 
     def parts_of(self, layer_idx: int | None, keys: Tensor) -> Parts | None:
@@ -346,19 +302,9 @@ def _visible(places: Tensor, base: Tensor, view: View) -> Tensor:
     return torch.cat([shared.expand(-1, visible.shape[1], -1), visible], dim=2)
 
 
-def _places(rows: Tensor, places: Tensor, heads: int, length: int) -> Tensor:
-    """Places [b, q] of rows [b] in storage [S, heads, length, d] seen as a matrix: int64 [b · heads · q]."""
-    first = (rows[:, None] * heads + torch.arange(heads, device=rows.device)) * length  # [b, heads]
-    return (first[:, :, None] + places[:, None]).flatten()
-
-
-def _blocks(length: int) -> int:
-    return math.ceil(length / _BLOCK) * _BLOCK
-
-
 def _grown(length: int, needed: int) -> int:
     """Positions of storage: twice as many where there are too few, so that growth copies little in all."""
-    return length if needed <= length else _blocks(max(needed, 2 * length))
+    return length if needed <= length else math.ceil(max(needed, 2 * length) / _BLOCK) * _BLOCK
 
 
 def _copied(old: Tensor, rows: int, length: int) -> Tensor:

@@ -25,7 +25,7 @@ _SETTINGS_FILE = "learner.json"
 _STATE_FILE = "learner.safetensors"
 _DTYPES = ("float64", "float32", "bfloat16", "float16")
 _KEYS = frozenset(
-    "algorithm axes functions dtype gradient_checkpointing compile_decoding lora trained settings num_timesteps "
+    "algorithm axes functions dtype gradient_checkpointing lora trained settings num_timesteps "
     "num_updates num_prompts kl_coef reference_dtype prompt_generator minibatch_generator".split()
 )
 _LORA_FOLDER = "lora"  # base and adapters, which the merged weights of policy/ cannot be taken apart into
@@ -158,7 +158,7 @@ def _load_policy(folder: Path, content: dict[str, Any], device: str | torch.devi
         dtype=getattr(torch, content["dtype"]),
         device=device,
         gradient_checkpointing=content["gradient_checkpointing"],
-        compile_decoding=content["compile_decoding"],
+        compile_decoding=content.get("compile_decoding", False),
     )
     for name, weights in policy.named_parameters():
         weights.requires_grad_(name in content["trained"])

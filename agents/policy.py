@@ -66,9 +66,8 @@ class TransformerPolicy(nn.Module):
         lora_rank: freeze the model and train adapters of this rank alone (`agents.lora`); without them, it is the
             reference.
         gradient_checkpointing: keep the input of each block alone, and compute the rest again for the gradient.
-        compile_decoding: compile the steps of sampling with `torch.compile`, when the first episode is played; it takes
-            most of a minute, and a C++ compiler. For GPT-2's architecture alone, without adapters. On a GPU the steps
-            are replayed from CUDA graphs too, and the cache keeps its memory between rollouts.
+        compile_decoding: compile the steps of sampling with `torch.compile`, as they are first needed: some programs of
+            ten seconds or more each, and a C++ compiler, on a GPU Triton. For GPT-2's architecture alone.
     """
 
     def __init__(
@@ -103,7 +102,8 @@ class TransformerPolicy(nn.Module):
         if compile_decoding and step_of(model.eval()) is None:
             raise ValueError(
                 f"compile_decoding=True and a {type(model).__name__}; steps are written out, and can be compiled, for "
-                "a plain GPT2LMHeadModel with sdpa attention alone, without adapters or hooks: leave it out"
+                "a plain GPT2LMHeadModel with sdpa attention alone, without adapters, hooks, autocast or "
+                "gradient_checkpointing: leave it out"
             )
         self.compile_decoding = compile_decoding
         self.size, self.vocabulary = size, vocabulary

@@ -125,7 +125,7 @@ class AdvancedSettings(AxisSettings, AdvancedEnvSettings):
     """Compute activations again for the gradient rather than keep them: less memory, more time."""
 
     compile_decoding: bool = False
-    """Compile the steps of sampling with torch.compile, once, at the start; needs a C++ compiler."""
+    """Compile the steps of sampling with torch.compile as they are first needed; takes a C++ compiler, or Triton."""
 
     trajectory_interval: int = 10
     """Updates between two entries of trajectories.jsonl."""

@@ -16,6 +16,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 
 from agents.models import forward_parameters
+from agents.plain_modules import is_watched
 from agents.sampling import TokenDistribution
 
 # 16 MiB of float32, of which there are several copies at a time. Blocks of more than 32 MiB glibc gives back to the
@@ -114,7 +115,7 @@ def scored(
 
     if len(parts) == 1 or not torch.is_grad_enabled():
         found = [part_of(features[part], part) for part in parts]
-    elif head is not None and _is_plain(head):
+    elif type(head) is nn.Linear and not is_watched(head, features.device):
         return _Projected.apply(features, head.weight, head.bias, terms_of, parts)
     else:
         found = [
@@ -126,13 +127,6 @@ def scored(
 
 def _parts(count: int, size: int) -> list[slice]:
     return [slice(first, first + size) for first in range(0, count, size)]
-
-
-def _is_plain(head: nn.Module) -> bool:
-    """Whether an output layer is a product and nothing else, in the number format of its weights."""
-    watched = head._forward_hooks or head._forward_pre_hooks or "forward" in vars(head)
-    plain = type(head) is nn.Linear and not watched
-    return plain and not torch.is_autocast_enabled(head.weight.device.type)  # type: ignore[arg-type]
 
 
 def spread_out(values: Tensor, mask: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from torch.nn import Module
 from transformers import PreTrainedModel
 
 from agents.lora import adapter_state
+from agents.plain_modules import parts_of
 
 _WIDTH = 4096
 
@@ -32,23 +33,6 @@ def weights_mark(model: PreTrainedModel, checksum: bool) -> tuple[Any, ...]:
     device = model.device.type
     kind = (torch.is_autocast_enabled(device), torch.get_autocast_dtype(device), adapter_state(model))
     return (places, kind, _checksum(tensors) if checksum else ())
-
-
-def weight_addresses(model: PreTrainedModel) -> tuple[int, ...]:
-    """Where the weights lie."""
-    return tuple(tensor.data_ptr() for tensor in _tensors(model))
-
-
-def parts_of(model: Module) -> Iterator[Module]:
-    """A model and all the modules in it, each once; without the names that torch's own walk makes up."""
-    modules, seen = [model], set[int]()
-    while modules:
-        module = modules.pop()
-        if id(module) in seen:
-            continue
-        seen.add(id(module))
-        yield module
-        modules += [child for child in module._modules.values() if child is not None]
 
 
 def _tensors(model: Module) -> Iterator[Tensor]:

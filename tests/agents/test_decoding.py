@@ -10,7 +10,6 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from agents import decoding, key_values
 from agents.decoding import compiled, step_of
-from agents.decoding_graphs import recorder
 from agents.learner import PolicyGradient
 from agents.lora import add_lora
 from agents.policy import TransformerPolicy
@@ -198,67 +197,24 @@ def test_a_machine_without_a_compiler_is_told_what_it_lacks():
     torch._dynamo.reset()
 
 
-# --- recorded: what a graph replays is stood in for by the same work on the same memory
-
-
-@pytest.fixture
-def recorded(monkeypatch):
-    """Recordings on a CPU; their sizes, in the order in which they were made."""
+@pytest.mark.full
+def test_more_programs_are_made_than_torch_allows_by_itself(monkeypatch):
     made = []
 
-    def record(function):
-        made.append(function)
-        output = function()
-        return (lambda: output.copy_(function())), output
+    def counted(graph, inputs):
+        made.append(graph)
+        return graph.forward
 
-    monkeypatch.setattr(key_values, "recorder", lambda device: record)
-    monkeypatch.setattr(key_values, "compiled", lambda step: step)
-    return made
-
-
-@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
-def test_recorded_steps_say_the_same(lengths, recorded):
-    says_the_same_compiled(make_model().double(), lengths)
-    assert 0 < len(recorded) < 8  # steps, of which several are replayed
-
-
-def test_recordings_leave_what_other_rows_hold_alone(recorded):
-    model = make_model().double()
-    tokens = np.random.default_rng(1).integers(V, size=(6, LONGEST))
-    plain, cache = PrefixCache(model), PrefixCache(model, compiled=True)
-    everybody, few = np.arange(6), np.array([1, 4, 5])
-    for rows, length in [(everybody, 9), (everybody, 10), (few, 11), (few, 12), (everybody, 11), (few, 13)]:
-        given = tokens[rows], np.full(len(rows), length)
-        torch.testing.assert_close(cache.logits(*given), plain.logits(*given), rtol=1e-10, atol=1e-10)
-        assert cache.tokens_fed == plain.tokens_fed  # nothing had to be computed again
-    assert recorded
-
-
-def test_recordings_follow_the_weights_and_are_made_anew_where_those_move(recorded):
-    model = make_model().double()
-    cache = PrefixCache(model, compiled=True)
-    tokens = np.random.default_rng(1).integers(V, size=(4, LONGEST))
-
-    def walk_on():
-        for length in (9, 10, 11):
-            said = cache.logits(tokens, np.full(4, length))
-            expected = model(torch.as_tensor(tokens[:, :length]), use_cache=False).logits[:, -1]
-            torch.testing.assert_close(said, expected.detach(), rtol=1e-10, atol=1e-10)
-
-    walk_on()
-    count = len(recorded)
-    with torch.no_grad():
-        model.transformer.wte.weight.mul_(1.5)
-    walk_on()
-    assert len(recorded) == count  # as an optimizer changes weights, where they lie
-    model.transformer.wpe.weight.data = model.transformer.wpe.weight.data * 2
-    walk_on()
-    assert len(recorded) == 2 * count
-
-
-def test_nothing_is_recorded_on_a_cpu():
-    assert recorder(torch.device("cpu")) is None and recorder(torch.device("cuda")) is not None
-    assert key_values.KeyValues(make_model(), compiled=True).recordings is None
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "compile", functools.partial(torch.compile, backend=counted))
+        step = compiled.__wrapped__(decoding._gpt2)
+    monkeypatch.setattr(key_values, "compiled", lambda _: step)
+    torch._dynamo.reset()
+    for n_inner in range(16, 26):
+        walk(make_model(n_layer=1, n_inner=n_inner), [5] * 4, steps=3, compiled=True)
+        assert len(made) > n_inner - 16
+    assert len(made) >= 10
+    torch._dynamo.reset()
 
 
 @pytest.mark.full

@@ -291,7 +291,7 @@ def terms_and_gradients(head, features, legal, actions, entropy_gradient, max_lo
 
 
 @pytest.mark.parametrize("entropy_gradient", [True, False])
-@pytest.mark.parametrize("kind", ["plain", "no bias", "hooked", "parametrized"])
+@pytest.mark.parametrize("kind", ["plain", "no bias", "hooked", "hooked backwards", "parametrized"])
 def test_an_output_layer_in_parts_says_what_it_says_at_once(kind, entropy_gradient):
     generator = torch.Generator().manual_seed(0)
     head = torch.nn.Linear(5, 8, bias=kind != "no bias", dtype=torch.float64)
@@ -301,6 +301,8 @@ def test_an_output_layer_in_parts_says_what_it_says_at_once(kind, entropy_gradie
     calls = []
     if kind == "hooked":
         head.register_forward_hook(lambda layer, inputs, output: calls.append(1) or 2 * output)
+    if kind == "hooked backwards":
+        head.register_full_backward_hook(lambda layer, inputs, outputs: calls.append(1))
     if kind == "parametrized":
         torch.nn.utils.parametrize.register_parametrization(head, "bias", torch.nn.Tanh())
     features = torch.randn(11, 5, generator=generator, dtype=torch.float64, requires_grad=True)
@@ -312,7 +314,7 @@ def test_an_output_layer_in_parts_says_what_it_says_at_once(kind, entropy_gradie
     for size in (8, 3 * 8):
         for found, wanted in zip(terms_and_gradients(*given, max_logits=size), at_once, strict=True):
             torch.testing.assert_close(found, wanted, rtol=EXACT, atol=EXACT)
-    assert bool(calls) == (kind == "hooked")
+    assert bool(calls) == kind.startswith("hooked")
 
 
 def test_a_frozen_output_layer_gets_no_gradient():

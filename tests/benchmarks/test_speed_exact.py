@@ -54,6 +54,5 @@ def test_the_command_writes_its_files_and_overwrites_nothing(monkeypatch, tmp_pa
     assert table in shown.out and "    textgym-bench speed exact --quick\n" in table and "1 thread.\n" in table
     rows = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     assert rows == json.loads((folder / "summary.json").read_text())["rows"]
-    assert [(row["horizon"], row["verdict"], row["above_import"]) for row in rows] == [(5, "met", 100 * MIB)] * len(
-        QUICK_CASES
-    )
+    expected = (5, "met", 100 * MIB)
+    assert [(row["horizon"], row["verdict"], row["above_import"]) for row in rows] == [expected] * len(QUICK_CASES)
