@@ -58,5 +58,8 @@ def check_settings(settings: dict[str, Any], algorithm: Algorithm) -> None:
     for name in ("learning_rate", "max_grad_norm", "tokens_per_microbatch"):
         if not 0 < settings[name] < np.inf:
             raise ValueError(f"{name}={settings[name]}; give a finite number above 0")
+    decay = settings["decay_timesteps"]
+    if decay is not None and not (len(decay) == 2 and 0 <= decay[0] < decay[1]):
+        raise ValueError(f"decay_timesteps={decay}; give two numbers of tokens, the lower one first, or None")
     if not 0 <= settings["entropy_coef"] < np.inf:
         raise ValueError(f"entropy_coef={settings['entropy_coef']}; give a finite number of at least 0")

@@ -5,7 +5,7 @@ what its files hold in `agents.learner_files`.
 """
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
@@ -18,7 +18,7 @@ from agents.advantages import equal_returns
 from agents.algorithms import check_kl, make_algorithm
 from agents.axes import Algorithm
 from agents.checks import check_length, check_same_tokens, check_settings
-from agents.defaults import default_learning_rate
+from agents.defaults import decayed, default_learning_rate
 from agents.experience import Experience, make_experience, minibatches
 from agents.full_precision import FullPrecision
 from agents.gradient import accumulate_gradient, critic_metrics, reference_kl, update_metrics
@@ -56,7 +56,10 @@ class PolicyGradient:
         algorithm: a name of `agents.algorithms.ALGORITHMS`, or a row of one's own.
         group_size: G, episodes that share a prompt.
         episodes_per_update: B, a multiple of the group size.
-        learning_rate: of Adam; by default 0.064 over the model's width, and over the root of an update's steps.
+        learning_rate: of Adam; by default 0.064 over the model's width, and over the root of an update's steps; twice
+            that where it decays.
+        decay_timesteps: two values of num_timesteps between which the learning rate falls linearly to a tenth; None
+            leaves it as it is.
         entropy_coef: weight of the mean entropy per token, in units of reward per nat.
         kl_coef: β, weight of the KL to the reference policy, where the algorithm's row says that it stands; 0 for none.
         kl_target: the KL to the reference, in nats per token, that β is adapted to; None leaves β as it is.
@@ -84,6 +87,7 @@ class PolicyGradient:
         group_size: int = 8,
         episodes_per_update: int = 256,
         learning_rate: float | None = None,
+        decay_timesteps: Sequence[int] | None = None,
         entropy_coef: float = 0.05,
         kl_coef: float = 0.0,
         kl_target: float | None = None,
@@ -98,8 +102,11 @@ class PolicyGradient:
             "group_size": operator.index(group_size),  # numpy's integers are not JSON's
             "episodes_per_update": operator.index(episodes_per_update),
             "learning_rate": float(
-                default_learning_rate(policy, self.algorithm.num_steps) if learning_rate is None else learning_rate
+                default_learning_rate(policy, self.algorithm.num_steps, decay_timesteps is not None)
+                if learning_rate is None
+                else learning_rate
             ),
+            "decay_timesteps": None if decay_timesteps is None else [*map(operator.index, decay_timesteps)],
             "entropy_coef": float(entropy_coef),
             "kl_coef": float(kl_coef),
             "kl_target": None if kl_target is None else float(kl_target),
@@ -304,12 +311,15 @@ class PolicyGradient:
     def _ascend(self, experience: Experience) -> dict[str, float]:
         """The steps of an update: θ ← θ + α ∇J; nothing where there is no gradient."""
         tally, count = Tally(), len(experience.rollout.mask)
+        learning_rate = self.settings["learning_rate"] * decayed(self.num_timesteps, self.settings["decay_timesteps"])
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
         for _ in range(self.algorithm.num_epochs):
             for rows in minibatches(count, self.algorithm.num_minibatches, self.minibatch_generator):
                 self.accumulate_gradient(experience.select(rows), tally)
                 self.optimizer.step()
                 self.weights.write_back()
-        metrics = update_metrics(tally)
+        metrics = update_metrics(tally) | {"learning_rate": learning_rate}
         if self.algorithm.critic:
             metrics |= critic_metrics(tally, experience)
         if self.kl_coef is not None:

@@ -94,6 +94,9 @@ class AdvancedSettings(AxisSettings, AdvancedEnvSettings):
     episodes_per_update: int | None = None
     """Episodes of one update, a multiple of the group size; by default 16 to 256, about 2,048 tokens in all."""
 
+    decay_share: float = 0.3
+    """Share of the tokens, at the end, over which the step size falls to a tenth; 0 leaves it as it is."""
+
     entropy_coef: float = 0.05
     """Weight of the mean entropy per token, in units of reward per nat."""
 
@@ -147,7 +150,8 @@ class TrainSettings(EnvSettings):
     baseline)."""
 
     learning_rate: float | None = None
-    """Step size of Adam; by default 0.064 over the model's width, and the root of an update's steps."""
+    """Step size of Adam; by default 0.128 over the model's width, and the root of an update's steps; half of that where
+    it does not decay."""
 
     seed: int = 0
     """Seed of weights, prompts and actions."""
@@ -220,6 +224,8 @@ class TrainSettings(EnvSettings):
             check_positive(flag, getattr(advanced, flag))
         if not 0 <= advanced.entropy_coef < math.inf:
             raise ValueError(f"--entropy-coef {advanced.entropy_coef}; give a finite number of at least 0")
+        if not 0 <= advanced.decay_share <= 1:
+            raise ValueError(f"--decay-share {advanced.decay_share}; give a number from 0 to 1")
         check_seed(self.seed)
         super().check_usage()
         algorithm = self.row()

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from agents.axes import AXES, Algorithm
+from agents.axes import AXES
 from agents.defaults import default_episodes, default_timesteps
 from agents.display import Display, known, samples, say
 from agents.learner import Callback, PolicyGradient, Update
@@ -71,12 +71,11 @@ def train(settings: TrainSettings) -> int:
     """
     with stop_on_signals() as stop:
         check_run_dir(settings.run_dir, settings.overwrite, settings.inputs())  # before any work
-        learner = _build(settings)
+        learner, timesteps = _build(settings)
         _print_header(settings, learner)
         _check_itself(learner)
         if settings.on_own_prompts:
             _try_reward(learner)
-        timesteps = settings.total_timesteps or _default_timesteps(learner.policy, _problem(learner), learner.algorithm)
         run = RunFolder(
             choose_run_dir(settings.run_dir, settings.name(), settings.overwrite),
             settings.as_json()
@@ -89,25 +88,23 @@ def train(settings: TrainSettings) -> int:
         return _run(settings, learner, run, timesteps, stop)
 
 
-def _build(settings: TrainSettings) -> PolicyGradient:
+def _build(settings: TrainSettings) -> tuple[PolicyGradient, int]:
+    """The learner, and the tokens that it generates."""
     prepare(settings)
     with setup_errors():
         envs = make_envs(settings.env_keywords())
         policy = _make_policy(settings, envs)
         row, horizon = settings.row(), envs.problem.max_new_tokens
-        timesteps = _default_timesteps(policy, envs.problem, row)
+        usual = default_timesteps(policy, envs.problem.max_prompt_tokens, horizon, row.batch_multiple)
         episodes = settings.advanced.episodes_per_update or default_episodes(
-            timesteps, horizon, settings.group_size, row.batch_multiple
+            usual, horizon, settings.group_size, row.batch_multiple
         )
-        return _make_learner(settings, policy, TextGenVectorEnv(episodes, problem=envs.problem))
+        timesteps = settings.total_timesteps or usual
+        return _make_learner(settings, policy, TextGenVectorEnv(episodes, problem=envs.problem), timesteps), timesteps
 
 
 def _problem(learner: PolicyGradient) -> Problem:
     return learner.envs.unwrapped.problem  # type: ignore[attr-defined]
-
-
-def _default_timesteps(policy: TransformerPolicy, problem: Problem, row: Algorithm) -> int:
-    return default_timesteps(policy, problem.max_prompt_tokens, problem.max_new_tokens, row.batch_multiple)
 
 
 def _run(settings: TrainSettings, learner: PolicyGradient, run: RunFolder, timesteps: int, stop: StopSignal) -> int:
@@ -157,8 +154,11 @@ def _make_policy(settings: TrainSettings, envs: TextGenVectorEnv) -> Transformer
     )
 
 
-def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: TextGenVectorEnv) -> PolicyGradient:
+def _make_learner(
+    settings: TrainSettings, policy: TransformerPolicy, envs: TextGenVectorEnv, timesteps: int
+) -> PolicyGradient:
     advanced = settings.advanced
+    decay = (round(timesteps * (1 - advanced.decay_share)), timesteps)
     return PolicyGradient(
         policy,
         envs,
@@ -166,6 +166,7 @@ def _make_learner(settings: TrainSettings, policy: TransformerPolicy, envs: Text
         group_size=settings.group_size,
         episodes_per_update=envs.num_envs,
         learning_rate=settings.learning_rate,
+        decay_timesteps=decay if decay[0] < decay[1] else None,
         entropy_coef=advanced.entropy_coef,
         kl_coef=advanced.kl_coef,
         kl_target=advanced.kl_target,

@@ -38,9 +38,11 @@ def products(size: Size) -> tuple[tuple[int, int], ...]:
     return (width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)
 
 
-def product_rate(rows: int, inner: int, outer: int, clock: Clock = time.perf_counter) -> float:
+def product_rate(
+    rows: int, inner: int, outer: int, clock: Clock = time.perf_counter, dtype: torch.dtype = torch.float32
+) -> float:
     """Operations a second of [rows, inner] times [inner, outer], the best of a few; a sum of products is two each."""
-    first, second = torch.ones(rows, inner), torch.ones(inner, outer)
+    first, second = torch.ones(rows, inner, dtype=dtype), torch.ones(inner, outer, dtype=dtype)
     operations = 2 * rows * inner * outer
     count = max(1, round(_OPERATIONS / operations))
 
@@ -93,7 +95,14 @@ def decoding_limit(
     return Limit(float(compute), (len(steps) * weights + (own + shared) * a_token) / rate_of_memory)
 
 
-def update_limit(size: Size, vocabulary_size: int, tokens: int, scored: int, rows: int = 1024) -> float:
+def update_limit(
+    size: Size,
+    vocabulary_size: int,
+    tokens: int,
+    scored: int,
+    rows: int = 1024,
+    dtype: torch.dtype = torch.float32,
+) -> float:
     """Seconds of the products with weights, forward and backward, which is twice forward; attention's are left out.
 
     Args:
@@ -102,12 +111,14 @@ def update_limit(size: Size, vocabulary_size: int, tokens: int, scored: int, row
         tokens: run through the model.
         scored: tokens that are projected on the vocabulary.
         rows: tokens that a product has at a time.
+        dtype: of the weights.
     """
-    head = 2 * scored * size.d_model * vocabulary_size / product_rate(rows, size.d_model, vocabulary_size)
-    blocks = sum(
-        2 * size.num_layers * tokens * inner * outer / product_rate(rows, inner, outer)
-        for inner, outer in products(size)
-    )
+
+    def rate(inner: int, outer: int) -> float:
+        return product_rate(rows, inner, outer, dtype=dtype)
+
+    head = 2 * scored * size.d_model * vocabulary_size / rate(size.d_model, vocabulary_size)
+    blocks = sum(2 * size.num_layers * tokens * inner * outer / rate(inner, outer) for inner, outer in products(size))
     return 3 * (head + blocks)
 
 

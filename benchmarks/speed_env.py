@@ -18,13 +18,14 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from benchmarks.requirement import Requirement
 from benchmarks.timing import Timing, Work, interleave
-from benchmarks.toy import HORIZON, KEYWORDS, VOCABULARY_SIZE, ToyEnv
+from benchmarks.toy import HORIZON, KEYWORDS, MAX_LENGTH, VOCABULARY_SIZE, ToyEnv
 from textgym.env import TextGenEnv
 from textgym.vector_env import TextGenVectorEnv
 
 NUM_ENVS = (1, 16, 256, 1024)
 REPEATS, QUICK_REPEATS, QUICK_SHARE = 5, 3, 8
 SCALAR, TOY = "TextGenEnv", "ToyEnv"
+COPY = "a copy of the observations alone"  # the machine's limit: every step returns a fresh one
 SYNC, SYNC_TOY = f"SyncVectorEnv of {SCALAR}", f"SyncVectorEnv of {TOY}"
 DUMMY = f"stable-baselines3's DummyVecEnv of {SCALAR}"
 _SEED = 0
@@ -86,6 +87,7 @@ COMPARISONS = (
     Requirement((native(AutoresetMode.NEXT_STEP, SHARED), 1024), (SYNC_TOY, 1024), None),
     Requirement((native(AutoresetMode.NEXT_STEP, PER_ENV), 1024), (SYNC_TOY, 1024), None),
     Requirement((SYNC_TOY, 1024), (SYNC, 1024), None),
+    Requirement((native(AutoresetMode.NEXT_STEP, SHARED), 1024), (COPY, 1024), None),
     Requirement((TOY, 1), (SCALAR, 1), None),
     Requirement((native(AutoresetMode.SAME_STEP, SHARED), 1024), (DUMMY, 1024), None),
 )
@@ -125,6 +127,7 @@ def _rows(num_envs: int, share: int) -> Iterator[Row]:
     many = max(1, min(num_envs, 32) * 1024 // num_envs // share)
     for name, keywords in _NATIVE.items():
         yield Row(name, num_envs, many, partial(_native, keywords))
+    yield Row(COPY, num_envs, 8 * many, _copy)
 
 
 def _scalar(env: gym.Env[Any, Any], episodes: int) -> Work:
@@ -153,6 +156,17 @@ def _native(keywords: dict[str, Any], num_envs: int, episodes: int) -> Work:
     envs.reset(seed=_SEED)
     restarts = keywords["autoreset_mode"] is AutoresetMode.NEXT_STEP
     return _vector(envs, num_envs, episodes, HORIZON + restarts)
+
+
+def _copy(num_envs: int, episodes: int) -> Work:
+    observations = np.zeros((num_envs, MAX_LENGTH), dtype=np.int64)
+
+    def run() -> int:
+        for _ in range(episodes * HORIZON):
+            observations.copy()
+        return num_envs * episodes * HORIZON
+
+    return run
 
 
 def _dummy(num_envs: int, episodes: int) -> Work:

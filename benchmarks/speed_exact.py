@@ -23,7 +23,9 @@ _WARM_UP = 2  # the horizon of the small tree
 _NOTES = """\
 The tree of all completions of one prompt, no stop token; a two-layer policy of the GPT-2 architecture, whose parameters
 include 1,024 positions. J and ∇J take everything that follows the tree: log-probabilities of all states, values, and
-the pass with gradient. Peak memory is that of the process above what importing takes.
+the pass with gradient. The limit is the machine's own: every state once, forward and backward, at the rates measured
+for products of these shapes; J and ∇J reach that share of it. Peak memory is that of the process above what importing
+takes.
 """
 
 
@@ -61,6 +63,7 @@ class Measured(NamedTuple):
     tree: tuple[float, ...]  # seconds, one number a repeat
     gradient: tuple[float, ...]
     above_import: int  # bytes
+    limit: float  # seconds that the products of one pass over all states with gradient take at least
 
     @property
     def together(self) -> Spread:
@@ -100,12 +103,16 @@ def report(found: Mapping[Case, Measured]) -> str:
             *(_seconds(one) for one in (spread(measured.tree), spread(measured.gradient), measured.together)),
             f"under {case.bound:g}",
             measured.verdict(case),
+            f"{measured.limit:.2f}",
+            f"{measured.limit / spread(measured.gradient).median:.0%}",
             f"{measured.above_import / MIB:,.0f}",
         ]
         for case, measured in found.items()
     ]
     header = ["task", "sequences", "d_model", "parameters", "weights", "tree, s", "J and ∇J, s", "together, s"]
-    return "\n".join([markdown_table([*header, "required", "verdict", "peak, MiB"], rows), _NOTES])
+    return "\n".join(
+        [markdown_table([*header, "required", "verdict", "limit, s", "reached", "peak, MiB"], rows), _NOTES]
+    )
 
 
 def case_record(case: Case, measured: Measured) -> dict[str, Any]:
@@ -129,6 +136,8 @@ def _main(arguments: Sequence[str], clock: Callable[[], float] = time.perf_count
 
     from agents.exact import exact_gradient
     from agents.policy import TransformerPolicy
+    from benchmarks.roofline import update_limit
+    from benchmarks.workload import Size
     from textgym.env import TextGenEnv
     from textgym.oracle import enumerate_tree
 
@@ -148,7 +157,11 @@ def _main(arguments: Sequence[str], clock: Callable[[], float] = time.perf_count
             found["tree"].append(built - start)
             found["gradient"].append(clock() - built)
     found["parameters"] = sum(parameter.numel() for parameter in policy.parameters())
-    print(json.dumps(found | {"sequences": tree.num_sequences, "above_import": peak_resident() - imported}))
+    found |= {"sequences": tree.num_sequences, "above_import": peak_resident() - imported}
+    size = Size(asked["d_model"], len(policy.model.transformer.h))
+    states = tree.num_nodes
+    limit = update_limit(size, policy.size, states, states, dtype=policy.model.dtype)  # after the peak was noted
+    print(json.dumps(found | {"limit": limit}))
 
 
 if __name__ == "__main__":

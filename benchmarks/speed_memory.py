@@ -26,7 +26,8 @@ _NOTES = """\
 The peak resident set of a process that samples the episodes and sets the gradient once, above what it was with
 everything imported and the model made. The gradient itself is part of it on both sides. The loss is RLOO's with an
 entropy bonus; the gradients' difference is the norm relative to the peer's. The
-peer takes all rows in one pass, as a padded batch is. Seconds are those of one pass, not warmed up.
+peer takes all rows in one pass, as a padded batch is. Seconds are those of one pass, not warmed up; the limit is the
+machine's own, of the products with weights, forward and backward, at the rates measured for their shapes.
 """
 
 
@@ -48,6 +49,7 @@ class Measured(NamedTuple):
     before: int  # bytes at the peak before it
     above: int  # further bytes at its peak
     seconds: float
+    limit: float  # seconds that the products take at least
 
 
 class Result(NamedTuple):
@@ -93,7 +95,7 @@ def report(case: Case, result: Result) -> Finding:
     """The tables, and how to read them."""
     sides = {OURS: result.ours, PADDED: result.padded}
     rows = [
-        [what, f"{side.before / MIB:,.0f}", f"{side.above / MIB:,.0f}", f"{side.seconds:.1f}"]
+        [what, f"{side.before / MIB:,.0f}", f"{side.above / MIB:,.0f}", f"{side.seconds:.1f}", f"{side.limit:.1f}"]
         for what, side in sides.items()
     ]
     small, close = result.ratio <= AT_MOST, result.gradient_error <= CLOSE
@@ -109,7 +111,7 @@ def report(case: Case, result: Result) -> Finding:
         ),
         repeats=1,
         tables=[
-            markdown_table(["work", "start, MiB", "peak above it, MiB", "seconds"], rows),
+            markdown_table(["work", "start, MiB", "peak above it, MiB", "seconds", "limit, s"], rows),
             markdown_table(["what", "measured", "required", "verdict"], required),
         ],
         notes=_NOTES,
@@ -145,6 +147,7 @@ def _main(arguments: Sequence[str], clock: Callable[[], float] = time.perf_count
     from safetensors.torch import save_file
 
     from benchmarks import speed_update, workload
+    from benchmarks.roofline import update_limit
 
     [asked] = (json.loads(argument) for argument in arguments)
     torch.set_num_threads(asked["threads"])
@@ -162,6 +165,9 @@ def _main(arguments: Sequence[str], clock: Callable[[], float] = time.perf_count
     else:
         speed_update.padded_gradient(case, asked["episodes"])
     found: dict[str, Any] = {"seconds": clock() - start, "above": peak_resident() - before, "before": before}
+    size, tokens = workload.SIZES[asked["size"]], asked["episodes"] * asked["horizon"]
+    run = tokens + asked["episodes"] * speed_update.PROMPT_TOKENS
+    found["limit"] = update_limit(size, asked["vocabulary_size"], run, tokens)  # after the peak was noted
     # GPT-2's output layer is its embedding, named once here.
     gradients = {name: each.grad for name, each in policy.named_parameters() if each.grad is not None}
     save_file({name: gradient.contiguous() for name, gradient in gradients.items()}, asked["file"])

@@ -17,7 +17,8 @@ WORKLOAD = (
     " one token; random actions, drawn beforehand."
 )
 _NOTES = f"""\
-ToyEnv is the least that does the same job: no texts, an empty info, no checks. Ratios are taken repeat by repeat. What
+ToyEnv is the least that does the same job: no texts, an empty info, no checks. The machine's own limit is a copy of the
+observations: a step returns a fresh one, int64 [N, L]. Ratios are taken repeat by repeat. What
 is missing was not measured, and nothing is said of it. Three histories, int64 [N, L] each, are what a step holds at its
 peak: the environment's, the observation before and the one after it. Prompts have up to {LONGEST_PROMPT} tokens.
 """

@@ -18,7 +18,7 @@ from agents.learner import PolicyGradient
 from agents.rollout import collect
 from benchmarks import scaling, workload
 from benchmarks.finding import Finding
-from benchmarks.roofline import bandwidth, product_rate, products
+from benchmarks.roofline import bandwidth, decoding_limit, product_rate, products, update_limit
 from benchmarks.scaling import Curve, fit, upper_half
 from benchmarks.tables import markdown_table
 
@@ -31,7 +31,8 @@ _NOTES = """\
 Seconds of all tokens together, of the larger half of the values: up to 1 is linear in what an axis counts, and with the
 size of groups, the episodes staying as many, nothing may grow. Attention reads every earlier token, so that the horizon
 may go up to 2; beside it stands what operations and bytes, at the rates measured, grow by. An exponent is allowed .1 of
-noise. Episodes are as long as the horizon."""
+noise. Episodes are as long as the horizon. The limit is the machine's own: every token once, at the rates measured for
+products of these shapes and for memory."""
 
 
 class Point(NamedTuple):
@@ -75,9 +76,13 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
     """
     repeats = QUICK_REPEATS if quick else REPEATS
     curves: dict[str, list[Curve]] = {}
+    limits: dict[str, list[dict[str, float]]] = {}
+    memory = bandwidth()
     for axis in AXES:
         values = axis.quick if quick else axis.values
-        found = seconds([axis.start._replace(**{axis.field: value}) for value in values], repeats)
+        points = [axis.start._replace(**{axis.field: value}) for value in values]
+        found = seconds(points, repeats)
+        limits[axis.name] = [limit(point, memory) for point in points]
         curves[axis.name] = [
             Curve(axis.name, work, values, tuple(each[work] for each in found), axis.at_most)
             for work in (ROLLOUT, UPDATE)
@@ -93,14 +98,15 @@ def measure(quick: bool, threads: int, say: Callable[[str], None]) -> Finding:
             f"{AXES[3].start.environments} episodes after prompts of {AXES[3].start.prompt_tokens}."
         ),
         repeats=repeats,
-        tables=[_table(curves), _points(curves)],
+        tables=[_table(curves, memory), _points(curves, limits)],
         notes=_NOTES + ("" if drawn else "\nMissing: the plot: matplotlib is not installed."),
         record={
             "curves": [
                 {**curve._asdict(), "fit": curve.fit._asdict(), "verdict": curve.fit.verdict(curve.at_most)}
                 for along in curves.values()
                 for curve in along
-            ]
+            ],
+            "limits": limits,
         },
         draw=partial(scaling.draw, curves) if drawn else None,
     )
@@ -162,10 +168,24 @@ def predicted_seconds(point: Point, rates: Mapping[tuple[int, int], float], memo
     return compute + read * 2 * _FLOAT * size.num_layers * size.d_model / memory
 
 
-def _table(curves: dict[str, list[Curve]]) -> str:
+def limit(point: Point, memory: float) -> dict[str, float]:
+    """Seconds of each work at least.
+
+    Args:
+        point: the workload.
+        memory: bytes a second.
+    """
+    size, tokens = workload.SIZES[_SIZE], point.environments * point.horizon
+    lengths = np.full(point.environments, point.horizon)
+    rollout = decoding_limit(size, point.vocabulary, lengths, point.prompt_tokens, point.group_size, memory)
+    run = tokens + point.environments * point.prompt_tokens
+    return {ROLLOUT: rollout.seconds, UPDATE: update_limit(size, point.vocabulary, run, tokens)}
+
+
+def _table(curves: dict[str, list[Curve]], memory: float) -> str:
     axis = AXES[0]
     values = curves[axis.name][0].values
-    size, memory = workload.SIZES[_SIZE], bandwidth()
+    size = workload.SIZES[_SIZE]
     # Measured once: along the horizon the shapes stay as they are, and noise between them would look like growth.
     rates = {
         matrix: product_rate(axis.start.environments, *matrix)
@@ -184,10 +204,14 @@ def _table(curves: dict[str, list[Curve]]) -> str:
     return markdown_table(["axis", "work", "exponent", "by operations and bytes", "required", "verdict"], rows)
 
 
-def _points(curves: dict[str, list[Curve]]) -> str:
-    rows = [
-        [name, f"{value:,}", *(f"{curve.seconds[place]:.3f}" for curve in along)]
-        for name, along in curves.items()
-        for place, value in enumerate(along[0].values)
-    ]
-    return markdown_table(["axis", "value", "rollout, s", "update, s"], rows)
+def _points(curves: dict[str, list[Curve]], limits: dict[str, list[dict[str, float]]]) -> str:
+    rows = []
+    for name, along in curves.items():
+        for place, value in enumerate(along[0].values):
+            row = [name, f"{value:,}"]
+            for curve in along:
+                took, least = curve.seconds[place], limits[name][place][curve.work]
+                row += [f"{took:.3f}", f"{least:.4f}", f"{least / took:.0%}"]
+            rows.append(row)
+    header = [f"{work}, {what}" for work in (ROLLOUT, UPDATE) for what in ("s", "limit, s", "reached")]
+    return markdown_table(["axis", "value", *header], rows)

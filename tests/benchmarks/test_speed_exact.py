@@ -26,22 +26,23 @@ def test_a_case_is_measured_in_a_process_of_its_own():
     assert len(found.tree) == len(found.gradient) == 2
     assert 0 < min(found.tree + found.gradient) < 60
     assert 0 < found.above_import < 500 * MIB
+    assert 0 < found.limit < min(found.gradient)
 
 
 @pytest.mark.parametrize(("seconds", "verdict"), [(1.4, "met"), (1.5, "NOT MET")])
 def test_the_bound_is_on_the_median_of_both_steps(seconds, verdict):
-    found = Measured(1000, 64, tree=(0.5, 0.5, 9.0), gradient=(seconds, 0.1, seconds), above_import=3 * MIB)
+    found = Measured(1000, 64, tree=(0.5, 0.5, 9.0), gradient=(seconds, 0.1, seconds), above_import=3 * MIB, limit=0.15)
     case = Case(2, 32, "float32", bound=2.0)
     cells = [cell.strip() for cell in report({case: found}).splitlines()[2].split("|")[1:-1]]
     assert cells[:5] == ["V=8, W=2", "64", "32", "1,000", "float32"]
     assert cells[5] == "0.50 (0.50-9.00)"
     assert cells[7] == f"{0.5 + seconds:.2f} (0.60-{9 + seconds:.2f})"
-    assert cells[8:] == ["under 2", verdict, "3"]
+    assert cells[8:] == ["under 2", verdict, "0.15", f"{0.15 / seconds:.0%}", "3"]
 
 
 def test_the_command_writes_its_files_and_overwrites_nothing(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    found = Measured(58_528, 8**5, tree=(0.25,) * 3, gradient=(0.5,) * 3, above_import=100 * MIB)
+    found = Measured(58_528, 8**5, tree=(0.25,) * 3, gradient=(0.5,) * 3, above_import=100 * MIB, limit=0.1)
     monkeypatch.setattr(speed_exact, "measure", lambda case, threads: found)
     for _ in range(2):
         assert main(["speed", "exact", "--quick"]) == 0

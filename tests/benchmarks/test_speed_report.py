@@ -93,7 +93,7 @@ def test_the_command_shows_the_tables_and_writes_them(part, measured, capsys):
     assert "1 thread.\n" in table and "Medians of 3 repeats" in table
     rows = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
     summary = json.loads((folder / "summary.json").read_text())
-    assert rows == summary["rows"] and len(rows) == 4 * 9 + 2
+    assert rows == summary["rows"] and len(rows) == 4 * 10 + 2
     assert all(row["rates"] == [row["steps"]] * 3 for row in rows)
     assert {"python", "numpy", "gymnasium"} <= set(summary["versions"])
     assert summary["machine"]["threads"] == 1 and summary["machine"]["cpu"] in table

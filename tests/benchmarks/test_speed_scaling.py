@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks import scaling, speed_scaling
+from benchmarks import roofline, scaling, speed_scaling
 from benchmarks.scaling import Curve, fit, upper_half
 from benchmarks.speed_scaling import AXES, Point, predicted_seconds, seconds
 
@@ -71,6 +71,7 @@ def test_the_page_has_every_axis_and_its_verdicts(monkeypatch):
     monkeypatch.setattr(speed_scaling, "seconds", made_up)
     monkeypatch.setattr(speed_scaling, "bandwidth", lambda: 1e9)
     monkeypatch.setattr(speed_scaling, "product_rate", lambda *shape: 1e9)
+    monkeypatch.setattr(roofline, "product_rate", lambda *shape, dtype=None: 1e9)
     said = []
     finding = speed_scaling.measure(True, 1, said.append)
     assert [line.split(":")[0] for line in said] == [axis.name for axis in AXES]
@@ -84,6 +85,17 @@ def test_the_page_has_every_axis_and_its_verdicts(monkeypatch):
     exponents, points = finding.tables
     assert exponents.count("2.00 ± 0.00") == 4 and exponents.count("0.50 ± 0.00") == 4
     assert all(f"{value:,}" in points for axis in AXES for value in axis.quick)
+
+
+def test_the_limit_by_hand(monkeypatch):
+    monkeypatch.setattr(roofline, "product_rate", lambda *shape, dtype=None: 1e9)
+    found = speed_scaling.limit(Point(horizon=3, vocabulary=10, environments=4, group_size=2, prompt_tokens=5), 1e3)
+    blocks, head = 2 * 12 * 64**2, 64 * 10  # weights
+    # 4 rows of 3 tokens and 5 of the prompt, forward and twice that backward; the head sees the 3 alone.
+    assert found["update"] == pytest.approx(3 * 2 * (blocks * 4 * 8 + head * 4 * 3) / 1e9)
+    # Three steps read all weights; then 1 and 2 own tokens of each row, and twice the prompt of each group.
+    tokens = 4 * (1 + 2) + 2 * 2 * 5
+    assert found["rollout"] == pytest.approx(4 * (3 * (blocks + head) + tokens * 2 * 2 * 64) / 1e3)
 
 
 def test_the_plot_is_written(tmp_path):
