@@ -23,7 +23,7 @@ from transformers.pytorch_utils import Conv1D
 from agents.grouped_attention import Stored, View, one_token, takes_parts, write
 from agents.plain_modules import is_watched
 
-Step = Callable[..., Tensor]
+Step = Callable[..., tuple[Tensor, Tensor]]
 _MOST_PROGRAMS = 64  # torch's own 8 are used up by one model with and without shared prompts
 
 
@@ -32,7 +32,8 @@ def step_of(model: PreTrainedModel) -> Step | None:
 
     It is called as step(model, stored, view, places, tokens, positions, visible): what is stored of each layer; which
     part of it the rows look at; where their keys and values go, see `agents.grouped_attention.write`; tokens int64
-    [b], positions int64 [b], and what each row sees, bool [b, 1, P + C]. It returns logits [b, V'].
+    [b], positions int64 [b], and what each row sees, bool [b, 1, P + C]. It returns logits [b, V'] and what the
+    output layer made them from, [b, d].
     """
     for kind, plain, step in _STEPS:
         if type(model) is kind and plain(model) and takes_parts(model) and not is_watched(model, model.device):
@@ -52,7 +53,7 @@ def compiled(step: Step) -> Step:
     """
     run = torch.compile(step, dynamic=True)
 
-    def compiled_step(model: PreTrainedModel, stored: list[Stored], view: View, *given: Any) -> Tensor:
+    def compiled_step(model: PreTrainedModel, stored: list[Stored], view: View, *given: Any) -> tuple[Tensor, Tensor]:
         # Sizes that are equal by chance would be a program of their own, and so would rows that are all alike.
         many = dynamo.patch(recompile_limit=_MOST_PROGRAMS)
         by_chance = shapes.patch(use_duck_shape=False)  # type: ignore[attr-defined]
@@ -89,7 +90,7 @@ def _gpt2(
     tokens: Tensor,
     positions: Tensor,
     visible: Tensor,
-) -> Tensor:
+) -> tuple[Tensor, Tensor]:
     """A step of GPT-2 (Radford et al., 2019): learned positions, each part normalised first, one product for qkv."""
     body = model.transformer
     hidden = F.embedding(tokens, body.wte.weight) + F.embedding(positions, body.wpe.weight)  # [b, d]
@@ -102,7 +103,8 @@ def _gpt2(
         seen = one_token(query, visible, view.parts(layer), attention.head_dim**-0.5)  # [b, heads, d / heads]
         hidden = hidden + _product(seen.flatten(start_dim=1), attention.c_proj)
         hidden = hidden + _product(mlp.act(_product(_norm(hidden, block.ln_2), mlp.c_fc)), mlp.c_proj)
-    return F.linear(_norm(hidden, body.ln_f), model.lm_head.weight, model.lm_head.bias)
+    features = _norm(hidden, body.ln_f)
+    return F.linear(features, model.lm_head.weight, model.lm_head.bias), features
 
 
 def _norm(hidden: Tensor, norm: torch.nn.LayerNorm) -> Tensor:

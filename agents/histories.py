@@ -34,6 +34,38 @@ def keys_of(histories: Histories) -> list[bytes]:
     return [row[:length].tobytes() for row, length in zip(encoded, histories.lengths.tolist(), strict=True)]
 
 
+class Nested(NamedTuple):
+    """Which of N histories go on from which others.
+
+    Every history is the beginning of `rows[sequence]`, one that no other goes on from; `rank` counts those of one.
+    """
+
+    rows: np.ndarray  # int64 [S], of the N
+    sequence: np.ndarray  # int64 [N], into `rows`
+    rank: np.ndarray  # int64 [N], from 0 in each sequence
+
+
+def nested(histories: Histories) -> Nested:
+    """Find, for each of N histories, which may be equal too, the longest one that goes on from it.
+
+    Those that go on from a history stand right behind it in the order of a dictionary, so that it goes on in the next
+    one or in none.
+
+    >>> found = nested(Histories(np.array([[1, 9], [1, 2], [3, 9], [1, 2]]), np.array([1, 2, 1, 2])))
+    >>> found.rows[found.sequence].tolist(), found.rank.tolist()
+    ([3, 3, 2, 3], [0, 1, 0, 2])
+    """
+    keys = keys_of(histories)
+    order = sorted(range(len(keys)), key=keys.__getitem__)
+    ends = [not keys[after].startswith(keys[place]) for place, after in zip(order, order[1:], strict=False)] + [True]
+    end, in_order = np.array(ends), np.array(order)
+    number = np.cumsum(end) - end  # of the sequence that each belongs to, in the order of a dictionary
+    first = np.concatenate([[0], np.flatnonzero(end)[:-1] + 1])
+    sequence, rank = np.empty_like(in_order), np.empty_like(in_order)
+    sequence[in_order], rank[in_order] = number, np.arange(len(order)) - first[number]
+    return Nested(in_order[end], sequence, rank)
+
+
 @lru_cache(maxsize=8)
 def _powers(width: int) -> np.ndarray:
     return np.cumprod(np.full(width, _FACTOR))  # modulo 2^64

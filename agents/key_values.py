@@ -5,7 +5,7 @@ arithmetic alone: which tokens a row holds is known to `agents.prefix_cache`.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -18,7 +18,9 @@ from transformers.cache_utils import Cache, CacheLayerMixin
 from agents.decoding import compiled, step_of
 from agents.grouped_attention import Grouping, Parts, Stored, View, attending, grouping, takes_parts, write
 from agents.models import forward_parameters, logits_at, max_length_of
+from agents.value_head import logits_and_features_at
 
+Reader = Callable[..., tuple[Tensor, ...]]
 _BLOCK = 32  # positions that storage grows by at least
 
 
@@ -54,11 +56,15 @@ class KeyValues(Cache):
         self.written: Tensor | None = None  # the same, as rows of a matrix that holds every position of every head
         self.read_elsewhere = False  # whether attention was seen to read what `update` returns
 
-    def feed(self, feed: Feed) -> Tensor:
+    def feed(self, feed: Feed, features: bool = False) -> Tensor:
         """Run the next tokens of some rows, and keep their keys and values.
 
+        Args:
+            feed: the tokens.
+            features: whether what the output layer reads is wanted too.
+
         Returns:
-            [b, V'] logits after the last token of each row.
+            [b, V'] logits after the last token of each row; with features [b, V' + d], these behind.
         """
         width = feed.tokens.shape[1]
         single = width == 1 and takes_parts(self.model)
@@ -85,9 +91,11 @@ class KeyValues(Cache):
             places = self.written_to(stored[0].keys.shape[1])
             step = compiled(step) if self.compiled else step
             visible = _visible(self.places, base, self.view)
-            return step(self.model, stored, self.view, places, tokens[0], first, visible)
+            said = step(self.model, stored, self.view, places, tokens[0], first, visible)
+            return torch.cat(said, dim=1) if features else said[0]
         with attending(self.model, self), self._returning_nothing():
-            logits = logits_at(
+            read: Reader = logits_and_features_at if features else _logits_alone
+            outputs = read(
                 self.model,
                 torch.stack(tokens, dim=1),
                 last[:, None],
@@ -98,7 +106,7 @@ class KeyValues(Cache):
                 use_cache=True,
                 **{self.name: self},
             )
-        return logits[:, 0]
+        return torch.cat(outputs, dim=2)[:, 0] if features else outputs[0][:, 0]
 
     @contextmanager
     def _returning_nothing(self) -> Iterator[None]:
@@ -275,6 +283,10 @@ class _Layer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return self.owner.trunk_length + self.owner.length
+
+
+def _logits_alone(*arguments: Any, **inputs: Any) -> tuple[Tensor]:
+    return (logits_at(*arguments, **inputs),)
 
 
 def _format(model: PreTrainedModel) -> tuple[Any, ...]:

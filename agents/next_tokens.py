@@ -11,9 +11,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from agents.attention import cacheable_length
+from agents.histories import Histories, nested
 from agents.models import logits_at, max_length_of
 from agents.prefix_cache import PrefixCache
-from agents.token_scores import head_is_last
+from agents.token_scores import features_at, head_is_last
+from agents.value_head import logits_and_features_at
 
 Reader = Callable[[PreTrainedModel, Tensor, Tensor], tuple[Tensor, ...]]
 
@@ -60,17 +62,43 @@ class NextTokens:
         Raises:
             ValueError: the cache is of another model.
         """
-        if cache is not None and cache.model is not self.model:
-            raise ValueError("the prefix cache is of another model; make one with this policy's prefix_cache()")
-        lengths = (histories != self.size).sum(axis=1)
-        most = self.cacheable if cache is not None else 0
-        if cache is None or (most is not None and max(1, lengths.max()) > most):
+        lengths = self._lengths(histories)
+        if cache is None or not self._fits(cache, lengths):
             return self.at(histories, lengths[:, None] - 1)[:, 0]
+        return cache.logits(*self._as_fed(histories, lengths))
+
+    def after_with_features(self, histories: np.ndarray, cache: PrefixCache | None = None) -> tuple[Tensor, Tensor]:
+        """As `after`, with what the output layer made the logits from, [N, d].
+
+        Without a cache histories that others go on from are run as part of those, once for all of them.
+        """
+        lengths = self._lengths(histories)
+        if cache is not None and self._fits(cache, lengths):
+            return cache.logits_and_features(*self._as_fed(histories, lengths))
+        rows, sequence, rank = nested(Histories(histories, lengths))
+        positions = np.zeros((len(rows), int(rank.max()) + 1), dtype=np.int64)
+        positions[sequence, rank] = lengths - 1
+        read: Reader = features_at if self.head_is_last else logits_and_features_at
+        places = torch.as_tensor(sequence * positions.shape[1] + rank, device=self.model.device)
+        found = [each.flatten(0, 1)[places] for each in self.read_at(histories[rows], positions, read)]
+        return (self.model.get_output_embeddings()(found[0]) if self.head_is_last else found[0]), found[-1]
+
+    def _lengths(self, histories: np.ndarray) -> np.ndarray:
+        return (histories != self.size).sum(axis=1)
+
+    def _fits(self, cache: PrefixCache, lengths: np.ndarray) -> bool:
+        """Whether a cache is right for histories of such lengths."""
+        if cache.model is not self.model:
+            raise ValueError("the prefix cache is of another model; make one with this policy's prefix_cache()")
+        return self.cacheable is None or max(1, int(lengths.max())) <= self.cacheable
+
+    def _as_fed(self, histories: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens and lengths as a cache takes them: an empty history begins with the BOS."""
         tokens = histories[:, : max(1, int(lengths.max()))].copy()
         if not lengths.all():
             tokens[lengths == 0, 0] = self._checked_bos()
         self._check_length(tokens.shape[1])
-        return cache.logits(tokens, np.maximum(lengths, 1))
+        return tokens, np.maximum(lengths, 1)
 
     def at(self, histories: np.ndarray, positions: np.ndarray) -> Tensor:
         """Logits [B, K, V'], with gradient, of the token after each position; see `read_at`."""

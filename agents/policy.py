@@ -302,7 +302,30 @@ class TransformerPolicy(nn.Module):
         self, observations: Any, action_mask: np.ndarray | None = None, cache: PrefixCache | None = None
     ) -> TokenDistribution:
         """π(· | s) in each state; see `act` for the arguments. It carries a gradient where there is no cache."""
-        logits = self.next_logits(observations, cache)
+        return self._distribution(self.next_logits(observations, cache), observations, action_mask)
+
+    def distribution_and_values(
+        self, observations: Any, action_mask: np.ndarray | None = None, cache: PrefixCache | None = None
+    ) -> tuple[TokenDistribution, Tensor]:
+        """π(· | s) and V(s) [N] of each state, from one pass through the model: what an actor-critic learner asks for.
+
+        Without a cache both carry a gradient, and states of one episode, any number of them in any order, cost no more
+        than the longest of them.
+
+        Args:
+            observations: see `act`, N ≥ 1 of them.
+            action_mask: see `act`.
+            cache: see `act`.
+
+        Raises:
+            ValueError: as `act`; or there is no value head.
+        """
+        if self.value_head is None:
+            raise ValueError(_NO_VALUE_HEAD)
+        logits, features = self._next_tokens.after_with_features(histories_of(observations, self.size), cache)
+        return self._distribution(logits, observations, action_mask), self.value_head(features)
+
+    def _distribution(self, logits: Tensor, observations: Any, action_mask: np.ndarray | None) -> TokenDistribution:
         if action_mask is None:
             action_mask = action_mask_of(observations)
         mask = None if action_mask is None else self._to_device(checked_mask(action_mask, (len(logits), self.size)))

@@ -51,6 +51,7 @@ class PrefixCache:
     def __init__(self, model: PreTrainedModel, checksum: bool = False, compiled: bool = False) -> None:
         self.model, self.checksum, self.compiled = model, checksum, compiled
         self.tokens_fed = 0
+        self._features = False  # whether they are wanted
         self._lock = threading.RLock()  # rows that are being fed are noted on the storage
         self.clear()
 
@@ -101,6 +102,17 @@ class PrefixCache:
             except BaseException:  # an interrupt or a lack of memory may have come in the middle of a copy
                 self.clear()
                 raise
+
+    def logits_and_features(self, tokens: np.ndarray, lengths: np.ndarray) -> tuple[Tensor, Tensor]:
+        """As `logits`, with what the output layer made them from, [N, d]."""
+        with self._lock:
+            self._features = True
+            try:
+                both = self.logits(tokens, lengths)
+            finally:
+                self._features = False
+        width = self.model.get_output_embeddings().weight.shape[1]
+        return both[:, :-width], both[:, -width:]
 
     def _logits(self, tokens: np.ndarray, lengths: np.ndarray) -> Tensor:
         self._clear_if_weights_changed()
@@ -281,7 +293,7 @@ class PrefixCache:
         """See `Feed`."""
         self.tokens_fed += int(counts.sum())
         fed = slice(len(tokens)) if rows is None else rows
-        return self._storage.feed(Feed(rows, tokens, first, counts, self._trunk[fed], self._base[fed]))
+        return self._storage.feed(Feed(rows, tokens, first, counts, self._trunk[fed], self._base[fed]), self._features)
 
     def _remember(self, histories: Histories, counts: np.ndarray) -> None:
         """Note that the first slots hold so many tokens of their histories, and nothing else."""

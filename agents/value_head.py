@@ -59,7 +59,9 @@ class ValueHead(nn.Module):
             raise ValueError(f"value head {str(folder / _FILE)!r} does not load: {error}") from error
 
 
-def logits_and_features_at(model: PreTrainedModel, tokens: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+def logits_and_features_at(
+    model: PreTrainedModel, tokens: Tensor, places: Tensor, **inputs: Any
+) -> tuple[Tensor, Tensor]:
     """What `agents.models.logits_at` returns, [B, K, V'], and what the output layer made it from, [B, K, d]."""
     read: list[Tensor] = []
 
@@ -68,7 +70,7 @@ def logits_and_features_at(model: PreTrainedModel, tokens: Tensor, places: Tenso
 
     handle = model.get_output_embeddings().register_forward_pre_hook(note)
     try:
-        logits = logits_at(model, tokens, places)
+        logits = logits_at(model, tokens, places, **inputs)
     finally:
         handle.remove()
     [features] = read
