@@ -20,7 +20,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     row.name: row
     for row in (
         Algorithm("reinforce", "return", batch_multiple=6, ascends=_THE_GRADIENT),
-        Algorithm("reinforce_baseline", "batch_leave_one_out", ascends=_THE_GRADIENT),
+        Algorithm("reinforce_baseline", "batch_leave_one_out", batch_multiple=2, ascends=_THE_GRADIENT),
         Algorithm("reinforce_to_go", "to_go", batch_multiple=6, ascends=_THE_GRADIENT),
         Algorithm("rloo", "leave_one_out", ascends=_THE_GRADIENT),
         Algorithm(

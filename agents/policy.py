@@ -325,6 +325,16 @@ class TransformerPolicy(nn.Module):
         logits, features = self._next_tokens.after_with_features(histories_of(observations, self.size), cache)
         return self._distribution(logits, observations, action_mask), self.value_head(features)
 
+    def features(self, observations: Any, cached: bool = False) -> Tensor:
+        """What the output layer reads in each state, [N, d]: for networks of one's own that stand on the model.
+
+        Args:
+            observations: see `act`, N ≥ 1 of them.
+            cached: whether the policy's own prefix cache is used, and there is no gradient.
+        """
+        cache = self._cache if cached else None
+        return self._next_tokens.after_with_features(histories_of(observations, self.size), cache)[1]
+
     def _distribution(self, logits: Tensor, observations: Any, action_mask: np.ndarray | None) -> TokenDistribution:
         if action_mask is None:
             action_mask = action_mask_of(observations)
