@@ -6,12 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from agents.any_agent import open_agent
 from agents.display import known, say
 from agents.evaluate_settings import EvaluateSettings
 from agents.evaluation import Measure, Plan, make_plan, measures
-from agents.greedy import Greedy
-from agents.opening import check_length, described, make_envs, open_policy, prepare, setup_errors, wave_envs
-from agents.policy import TransformerPolicy
+from agents.opening import described, make_envs, prepare, setup_errors, wave_envs
+from agents.playing import Actor
 from agents.rollout import Rollout, collect
 from agents.tables import aligned
 from textgym.escape import escape
@@ -28,25 +28,27 @@ def evaluate(settings: EvaluateSettings) -> int:
         SetupError, OSError: something cannot be read, built or written.
         textgym.RewardError, FloatingPointError, ValueError: the evaluation failed; nothing was written then.
     """
+    settings = settings.resolved()
     prepare(settings)
     _check_output(settings.output)  # before any work
     with setup_errors():
         problem = make_envs(settings.env_keywords()).problem
-        policy = open_policy(settings, problem.vocabulary, settings.seed)
-    check_length(policy, problem)
+        playable = open_agent(settings, problem)
+        actors = playable.chosen(settings.policies)
     bounds = _known_range(settings, problem)
-    plans = {name: _plan(settings, problem, name) for name in settings.policies}
+    plans = {name: _plan(settings, problem, name) for name in actors}
     say(
-        f"textgym evaluate: {described(problem)}; {escape(str(settings.model))}; up to {problem.max_new_tokens} new "
-        f"tokens; {' and '.join(f'{_episodes(plan)} {name}' for name, plan in plans.items())}; "
+        f"textgym evaluate: {described(problem)}; {escape(str(settings.model or settings.agent))}; up to "
+        f"{problem.max_new_tokens} new tokens; {' and '.join(f'{_episodes(plan)} {name}' for name, plan in plans.items())}; "
         f"seed {settings.seed}"
     )
     lines: list[Measure] = []
     notes: list[str] = []
     for name, plan in plans.items():
-        rollout = _play(problem, policy if name == "sampled" else Greedy(policy), plan, settings.seed)
+        rollout = _play(problem, actors[name], plan, settings.seed)
         lines += measures(name, rollout, plan, problem.reward.names, settings.confidence, bounds)
         notes.append(f"{name}: {in_words(plan, _chance(problem, name))}{_dropped(rollout)}")
+    notes += [f"agent: {playable.note}"] if playable.note else []
     notes += _general_notes(problem, bounds, lines)
     say("\n".join([table(lines, settings.confidence), "", *notes]))
     if settings.output is not None:
@@ -107,7 +109,7 @@ def _episodes(plan: Plan) -> str:
 
 def _chance(problem: Problem, policy: str) -> str:
     """What differs when a policy plays a prompt again."""
-    parts = (["the texts"] if policy == "sampled" else []) + (["the scores"] if problem.draws else [])
+    parts = (["the texts"] if policy != "greedy" else []) + (["the scores"] if problem.draws else [])
     return f"chance in {' and '.join(parts)}" if parts else ""
 
 
@@ -116,7 +118,7 @@ def _plan(settings: EvaluateSettings, problem: Problem, policy: str) -> Plan:
     return make_plan(len(problem.prompts), settings.episodes, not _chance(problem, policy), fixed)
 
 
-def _play(problem: Problem, policy: TransformerPolicy | Greedy, plan: Plan, seed: int) -> Rollout:
+def _play(problem: Problem, policy: Actor, plan: Plan, seed: int) -> Rollout:
     envs = wave_envs(problem, plan.episodes, in_order=plan.basis != "drawn")
     return collect(policy, envs, plan.episodes, np.random.default_rng(seed), group_size=plan.repeats)
 

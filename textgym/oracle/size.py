@@ -17,6 +17,7 @@ class SizeGuard:
     Args:
         problem: what is to be enumerated.
         limit: the most complete sequences, over all prompts.
+        num_prompts: how many prompts; by default all of the problem.
 
     Attributes:
         exact: whether the number of sequences is known beforehand: nothing is masked, no stop string ends a text early.
@@ -25,12 +26,13 @@ class SizeGuard:
         TypeError, ValueError: no integer of at least 1.
     """
 
-    def __init__(self, problem: Problem, limit: Any) -> None:
+    def __init__(self, problem: Problem, limit: Any, num_prompts: int | None = None) -> None:
         if not is_integer(limit):
             raise TypeError(f"limit is {shown(limit)} of type {type_name(limit)}; give an integer of at least 1")
         if limit < 1:
             raise ValueError(f"limit={limit}; give an integer of at least 1")
         self._problem, self._limit = problem, operator.index(limit)
+        self._num_prompts = len(problem.prompts) if num_prompts is None else num_prompts
         self.exact = problem.constraint is None and not problem.stop
 
     def check_before(self) -> None:
@@ -41,7 +43,7 @@ class SizeGuard:
                 one; or there are more prompts than that.
         """
         problem = self._problem
-        prompts = len(problem.prompts)
+        prompts = self._num_prompts
         sequences, nodes = full_tree(
             problem.vocabulary.size, len(set(problem.vocabulary.stop_ids)), problem.max_new_tokens
         )
@@ -73,7 +75,7 @@ class SizeGuard:
             return
         more = "a larger limit" if at_least or needed > HUGE else f"limit={needed}"
         raise ValueError(
-            f"the tree is too large to enumerate: {size} ({told_number(len(problem.prompts))} prompts, "
+            f"the tree is too large to enumerate: {size} ({told_number(self._num_prompts)} prompts, "
             f"V={problem.vocabulary.size}, max_new_tokens={problem.max_new_tokens}), and limit={self._limit}. Lower "
             f"max_new_tokens, or give fewer prompts or tokens; with the memory and the time for it, give {more}"
         )

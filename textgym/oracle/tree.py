@@ -5,6 +5,7 @@ own transition. What follows for a policy is left to the other files of this pac
 log-probabilities, float64 [N, V], -inf where an action is illegal.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -144,7 +145,7 @@ class Tree:
         return _fixed(completions)
 
 
-def enumerate_tree(env: Any, weights: Any = None, limit: int = 1_000_000) -> Tree:
+def enumerate_tree(env: Any, weights: Any = None, limit: int = 1_000_000, places: Sequence[int] | None = None) -> Tree:
     """Every state and every complete sequence of a small task.
 
     Args:
@@ -154,6 +155,7 @@ def enumerate_tree(env: Any, weights: Any = None, limit: int = 1_000_000) -> Tre
             draws them.
         limit: the most complete sequences, over all prompts. Where a constraint or a stop string ends some early, they
             are counted while the tree grows.
+        places: which prompts of the environment, by their number; all by default.
 
     Each complete sequence is scored once, some thousand in a call; a reward's time limit holds for the call.
 
@@ -168,10 +170,11 @@ def enumerate_tree(env: Any, weights: Any = None, limit: int = 1_000_000) -> Tre
     """
     problem = problem_of(env)
     check_listed(problem)
-    guard = SizeGuard(problem, limit)
+    places = range(len(problem.prompts)) if places is None else places
+    guard = SizeGuard(problem, limit, len(places))
     guard.check_before()
-    checked = prompt_weights(weights, len(problem.prompts))
-    prompts = tuple(problem.prompts[place] for place in range(len(problem.prompts)))
+    checked = prompt_weights(weights, len(places))
+    prompts = tuple(problem.prompts[place] for place in places)
     levels = list(expand(problem, prompts, guard))
     bounds = np.cumsum([0, *(len(level.prompt) for level in levels)]).tolist()
     above = [0, *bounds]  # where the level of the parents begins

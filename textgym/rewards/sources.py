@@ -127,8 +127,8 @@ def _follow(module: Any, path: str) -> Any:
     return module
 
 
-def import_function(place: str, keyword: str = "reward") -> Callable[..., Any]:
-    """The function of "module:function" or "file.py:function".
+def import_function(place: str, keyword: str = "reward", must_be_callable: bool = True) -> Callable[..., Any]:
+    """The function, or another object, of "module:function" or "file.py:function".
 
     Raises:
         FileNotFoundError, ImportError, AttributeError, TypeError, ValueError: it cannot be found or called.
@@ -143,7 +143,7 @@ def import_function(place: str, keyword: str = "reward") -> Callable[..., Any]:
     function = _follow(module, name)
     if function is None:
         raise AttributeError(f"{keyword} {place!r}: {source!r} has no {name!r}.{did_you_mean(name, vars(module))}")
-    if not callable(function):
+    if must_be_callable and not callable(function):
         raise TypeError(f"{keyword} {place!r} is of type {type_name(function)}; name a function")
     return function
 
