@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from agents.baselines import GreedyOracle, RandomAgent, TabularAgent
 from agents.called_agent import CalledAgent, predicts
 from agents.evaluate_settings import BASELINES, EvaluateSettings
+from agents.evaluation import DEFAULT_EPISODES
 from agents.greedy import Greedy
 from agents.opening import check_length, open_policy
 from agents.playing import Actor
@@ -24,6 +25,7 @@ class Playable(NamedTuple):
 
     actors: dict[str, Actor]
     note: str = ""  # what has to be known of it
+    episodes: int | None = None  # where none are asked for, and it is too slow for all prompts
 
     def chosen(self, names: tuple[str, ...]) -> dict[str, Actor]:
         """Those of these names, or all where none is given.
@@ -101,7 +103,7 @@ _BASELINES: dict[str, Callable[[EvaluateSettings, Problem], Playable]] = {
     "uniform-legal": lambda settings, problem: Playable(
         {"sampled": RandomAgent(problem.vocabulary.size, settings.seed, legal_only=True)}
     ),
-    "greedy-oracle": lambda settings, problem: Playable({"greedy": GreedyOracle(problem)}),
+    "greedy-oracle": lambda settings, problem: Playable({"greedy": GreedyOracle(problem)}, episodes=DEFAULT_EPISODES),
     "tabular": _tabular,
 }
 assert set(_BASELINES) == set(BASELINES)

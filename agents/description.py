@@ -33,13 +33,16 @@ def described(policy: TransformerPolicy) -> dict[str, Any]:
     }
 
 
-def policy_from(description: Mapping[str, Any], weights: Mapping[str, Tensor], name: str) -> TransformerPolicy:
+def policy_from(
+    description: Mapping[str, Any], weights: Mapping[str, Tensor], name: str, seed: int = 0
+) -> TransformerPolicy:
     """The policy of a description and the weights of its `state_dict`.
 
     Args:
         description: what `described` returned.
         weights: by the names of the policy's `state_dict`.
         name: what errors call it.
+        seed: of the policy's own generator.
 
     Raises:
         ValueError: no description, or weights that do not fit it.
@@ -52,7 +55,7 @@ def policy_from(description: Mapping[str, Any], weights: Mapping[str, Tensor], n
         with torch.random.fork_rng(devices=[]):  # initial weights, which are replaced
             model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         numbers = {key: description[key] for key in _NUMBERS}
-        policy = TransformerPolicy(model, **numbers, value_head=bool(description["value_head"]))
+        policy = TransformerPolicy(model, seed=seed, **numbers, value_head=bool(description["value_head"]))
         policy.load_state_dict(dict(weights))
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(f"{name} holds no policy of this version: {told(error)}") from error

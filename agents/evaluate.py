@@ -36,11 +36,11 @@ def evaluate(settings: EvaluateSettings) -> int:
         playable = open_agent(settings, problem)
         actors = playable.chosen(settings.policies)
     bounds = _known_range(settings, problem)
-    plans = {name: _plan(settings, problem, name) for name in actors}
+    plans = {name: _plan(settings, problem, name, playable.episodes) for name in actors}
+    played = " and ".join(f"{_episodes(plan)} {name}" for name, plan in plans.items())
     say(
         f"textgym evaluate: {described(problem)}; {escape(str(settings.model or settings.agent))}; up to "
-        f"{problem.max_new_tokens} new tokens; {' and '.join(f'{_episodes(plan)} {name}' for name, plan in plans.items())}; "
-        f"seed {settings.seed}"
+        f"{problem.max_new_tokens} new tokens; {played}; seed {settings.seed}"
     )
     lines: list[Measure] = []
     notes: list[str] = []
@@ -113,9 +113,9 @@ def _chance(problem: Problem, policy: str) -> str:
     return f"chance in {' and '.join(parts)}" if parts else ""
 
 
-def _plan(settings: EvaluateSettings, problem: Problem, policy: str) -> Plan:
+def _plan(settings: EvaluateSettings, problem: Problem, policy: str, usual: int | None) -> Plan:
     fixed = settings.fixed_prompts or settings.prompts is None  # a task's prompts are all there are
-    return make_plan(len(problem.prompts), settings.episodes, not _chance(problem, policy), fixed)
+    return make_plan(len(problem.prompts), settings.episodes or usual, not _chance(problem, policy), fixed)
 
 
 def _play(problem: Problem, policy: Actor, plan: Plan, seed: int) -> Rollout:

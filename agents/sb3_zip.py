@@ -71,17 +71,20 @@ class NetworkAgent:
         deterministic: bool = False,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Actions int64 [N] and their log-probs float32 [N] in the states of int64 [N, L]."""
-        if self.transformer is None:
-            features = torch.as_tensor(observations, dtype=torch.float32)
-        else:
-            features = self.transformer.features(observations, cached=True)
-        logits = self.layers(features)
+        logits = self.outputs(observations)
         mask = torch.as_tensor(action_mask) if self.masked and action_mask is not None else None
         distribution = TokenDistribution(logits, logits.shape[-1], action_mask=mask)
         greedy = deterministic or not self.draws
         actions = distribution.mode() if greedy else distribution.sample(generator or self.generator)
         log_probs = torch.zeros(len(actions)) if greedy else distribution.log_prob(actions)
         return actions.numpy(), log_probs.float().numpy()
+
+    @torch.no_grad()
+    def outputs(self, observations: np.ndarray) -> Tensor:
+        """Logits or action values, [N, V]."""
+        if self.transformer is None:
+            return self.layers(torch.as_tensor(observations, dtype=torch.float32))
+        return self.layers(self.transformer.features(observations, cached=True))
 
 
 def open_zip(path: Path, size: int, length: int, seed: int) -> TransformerPolicy | NetworkAgent:
@@ -99,7 +102,7 @@ def open_zip(path: Path, size: int, length: int, seed: int) -> TransformerPolicy
     name = f"agent {str(path)!r}"
     weights, description = _read(path, name)
     if _EXTRA_STATE in weights:
-        policy = policy_from(_extra_state(weights[_EXTRA_STATE], name), _under("transformer", weights), name)
+        policy = policy_from(_extra_state(weights[_EXTRA_STATE], name), _under("transformer", weights), name, seed)
         return _fitting(policy, size, name)
     for layout in _LAYOUTS:
         if any(key.startswith(f"{layout.hidden}.") or key == f"{layout.output}.weight" for key in weights):

@@ -21,7 +21,7 @@ def tokens_space(observation_space: spaces.Space) -> spaces.Box:
     space = observation_space
     if isinstance(space, spaces.Dict) and "tokens" in space.spaces:
         space = space["tokens"]
-    if not isinstance(space, spaces.Box) or len(space.shape) != 1:
+    if not isinstance(space, spaces.Box) or len(space.shape) != 1 or not np.issubdtype(space.dtype, np.integer):
         raise ValueError(
             f"the observation space is {shown(observation_space)}; this policy reads the token histories of "
             "TextGen-v0: a Box [L], or a Dict with one as 'tokens'"
