@@ -99,23 +99,26 @@ class Loop:
         from stable_baselines3 import PPO
         from stable_baselines3.common.logger import Logger
 
-        from benchmarks.sb3_loop import LanguageModelPolicy, NativeVecEnv
+        from agents.adapters.stable_baselines3 import TextGenPolicy, TextGenVecEnv
 
         envs = workload.make_envs(
             case.num_envs, PROMPT_TOKENS, stop_ids=[], autoreset_mode=AutoresetMode.SAME_STEP, prompt_order="sequential"
         )
         self.transformer = workload.make_policy(envs, workload.SIZES[case.size])
         self.steps = case.num_envs * workload.HORIZON
-        self.envs = NativeVecEnv(envs)
+        self.envs = TextGenVecEnv(envs)
         with torch.random.fork_rng(devices=[]):  # which the library draws initial weights from
             self.model = PPO(
-                LanguageModelPolicy,
+                TextGenPolicy,
                 self.envs,
                 n_steps=workload.HORIZON,
                 batch_size=self.steps,
                 device="cpu",
-                policy_kwargs={"transformer": self.transformer, "cached": cached, "seed": _SEED},
+                policy_kwargs=workload.SIZES[case.size]._asdict() | {"seed": _SEED},
             )
+        self.transformer.add_value_head()
+        self.model.policy.transformer = self.transformer
+        self.model.policy.cache = self.transformer.prefix_cache() if cached else None
         self.model.set_logger(Logger(folder=None, output_formats=[]))  # the default one leaves a folder behind
         _, self.callback = self.model._setup_learn(self.steps)
 
@@ -129,7 +132,7 @@ class Loop:
         self.model.collect_rollouts(self.envs, self.callback, self.model.rollout_buffer, workload.HORIZON)
         return self.steps
 
-    def log_probs(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
+    def log_probs(self, observations: Any, actions: np.ndarray) -> np.ndarray:
         """What the policy says of actions, [N]."""
         policy: Any = self.model.policy
         with torch.no_grad():

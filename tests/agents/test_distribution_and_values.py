@@ -78,7 +78,8 @@ def test_nested_states_are_run_once():
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_through_a_cache_they_are_the_same(architecture):
-    policy = with_values(TransformerPolicy(make_model(architecture).double(), V, bos_id=0))
+    settings = {"sliding_window": None} if architecture == "mistral" else {}
+    policy = with_values(TransformerPolicy(make_model(architecture, **settings).double(), V, bos_id=0))
     cache = policy.prefix_cache()
     tokens = np.random.default_rng(0).integers(V, size=(5, 7))
     for length in (2, 3, 4, 4, 6, 1):  # grown by a token, asked again, by two, and begun anew
@@ -88,7 +89,8 @@ def test_through_a_cache_they_are_the_same(architecture):
         assert torch.allclose(found.log_probs, expected.log_probs, atol=1e-9)
         assert torch.allclose(cached, values, atol=1e-9)
         assert expected.log_probs.requires_grad and not found.log_probs.requires_grad
-        assert torch.equal(policy.distribution(observations, cache=cache).log_probs, found.log_probs)
+        alone = policy.distribution(observations, cache=cache).log_probs
+        assert torch.allclose(alone, found.log_probs, atol=1e-9)
 
 
 def test_masks_of_dict_observations_hold():

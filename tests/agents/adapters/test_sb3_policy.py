@@ -34,7 +34,7 @@ def features(**more):
 
 
 def ppo(envs, **settings):
-    own = {"n_steps": 8, "batch_size": 32, "n_epochs": 2, "seed": 0, "device": "cpu", "policy_kwargs": small()}
+    own = {"n_steps": 8, "batch_size": 16, "n_epochs": 2, "seed": 0, "device": "cpu", "policy_kwargs": small()}
     return PPO(TextGenPolicy, envs, **own | settings)
 
 
