@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from benchmarks.machine import torch_threads, versions
-from benchmarks.options import GROUP_SIZES, EstimatorsOptions, SchemesOptions, SpeedOptions
+from benchmarks.options import GROUP_SIZES, AgentsOptions, EstimatorsOptions, SchemesOptions, SpeedOptions
 from benchmarks.speed import PARTS
 from textgym.errors import unknown
 from textgym.escape import escape
@@ -35,6 +35,7 @@ Compare ways of rewarding text, with intervals over seeds; measure what estimato
 commands:
   schemes      train under the schemes terminal and prefix_delta, and compare what comes of it
   estimators   exact bias and variance of every algorithm's gradient, by enumeration of a small task
+  agents       train agents of other libraries by their own scripts, and measure them on one meter
   speed        all of the following
     env        steps a second of the environment, beside Gymnasium's own ways, and its peak memory
     exact      seconds that an exact gradient of a small policy takes, and its peak memory
@@ -137,6 +138,51 @@ def estimators(arguments: list[str], command: str) -> int:
     return DONE
 
 
+def agents(arguments: list[str], command: str) -> int:
+    """Run `textgym-bench agents`.
+
+    Args:
+        arguments: those after `agents`.
+        command: the whole command line, for the files.
+    """
+    options = _options(AgentsOptions, arguments, "agents")
+
+    from benchmarks import compatibility
+    from benchmarks.finding import heading
+    from benchmarks.machine import machine
+    from benchmarks.run_folder import append_run, new_folder, write_summary
+
+    known = {plugin.script: plugin for plugin in compatibility.PLUGINS}
+    for script in options.only:
+        if script not in known:
+            raise UsageError(unknown("script", script, known))
+    if options.add_to is not None and options.output is not None:
+        raise UsageError(f"--add-to {options.add_to} and --output {options.output}; give one of them")
+    folder = options.add_to or new_folder(options.output or Path("results") / "agents")
+    folder.mkdir(parents=True, exist_ok=True)
+    found, failed = compatibility.read(folder), 0
+    _say(f"files go to {folder}")
+    for plugin in [known[script] for script in options.only] or compatibility.PLUGINS:
+        missing = compatibility.missing(plugin)
+        if missing:
+            _say(f"{plugin.script}: {missing}")
+            failed += bool(options.only)
+            continue
+        reached = compatibility.measure(plugin)
+        append_run(folder, reached._asdict())
+        found[plugin.script] = reached
+        _say(
+            f"{plugin.script}: {reached.mean:.3f} of {reached.optimum:g} in {reached.seconds:.0f} s, {reached.verdict}"
+        )
+    used, facts = versions(("textgym",)), machine(1)
+    page = f"{heading('Agents of other libraries', command, used, facts, compatibility.HOW)}\n"
+    page += f"{compatibility.table(found)}\n{compatibility.remarks(found)}"
+    runs = {script: reached._asdict() for script, reached in found.items()}
+    write_summary(folder, {"command": command, "versions": used, "machine": facts, "runs": runs}, page)
+    print(f"{page}\nFiles: {escape(str(folder))}")
+    return FAILED if failed else DONE
+
+
 def speed(arguments: list[str], command: str) -> int:
     """Run `textgym-bench speed`.
 
@@ -168,6 +214,7 @@ def speed(arguments: list[str], command: str) -> int:
 COMMANDS: dict[str, Callable[[list[str], str], int]] = {
     "schemes": schemes,
     "estimators": estimators,
+    "agents": agents,
     "speed": speed,
 }
 

@@ -119,7 +119,7 @@ def output_of(module: str, *arguments: str) -> str:
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise RuntimeError(f"the process whose memory is measured ended with code {done.returncode}: {last}")
+        raise RuntimeError(f"the process of {module} ended with code {done.returncode}: {last}")
     return done.stdout
 
 

@@ -47,6 +47,23 @@ class EstimatorsOptions:
 
 
 @dataclass(frozen=True)
+class AgentsOptions:
+    """Train agents of other libraries, each by its own script of benchmarks/plugins, and measure them on one meter.
+
+    A library that is not installed is missing. Libraries whose pins conflict are run from environments of their own,
+    with --add-to the same folder. The table goes to standard output, the files to results/agents under the current
+    folder.
+    """
+
+    only: tuple[str, ...] = ()
+    """Scripts to run, sb3_ppo or the like; all that can run here by default."""
+    add_to: Path | None = None
+    """Folder of earlier runs that these are added to; its table is made anew, with the last run of each script."""
+    output: Path | None = None
+    """Folder of the files instead of results/agents; where it exists, -2 goes behind its name."""
+
+
+@dataclass(frozen=True)
 class SpeedOptions:
     """Measure how fast the environment, sampling and training are, beside what one would use instead.
 
