@@ -1,0 +1,85 @@
+"""The actor and the critic that Tianshou's actor-critic algorithms ask for, on one TransformerPolicy.
+
+Tianshou keeps observations as they are, integers, and hands its networks an array or a `Batch` of them. What is
+sampled is the policy's own distribution: with a temperature and action masks, an illegal token has log π = -inf, also
+in the entropy and in the ratio. Environments, buffers and the algorithm are left to Tianshou.
+"""
+
+from typing import Any
+
+from tianshou.data import Batch
+from torch import Tensor, nn
+
+from agents.policy import TransformerPolicy
+from agents.prefix_cache import PrefixCache
+
+# As `observation="dict"` names them, and as the preset "tianshou" of `textgym.wrappers.rename_observation` does.
+_NAMES = (("tokens", "action_mask"), ("obs", "mask"))
+
+
+class Actor(nn.Module):
+    """Log π(· | s), for `tianshou.algorithm.modelfree.reinforce.DiscreteActorPolicy`.
+
+    In evaluation mode, in which a collector samples, there is no gradient and a history that grew by a token costs one
+    token; in training mode, in which Tianshou updates, it carries one.
+
+    Args:
+        policy: trained in place.
+    """
+
+    def __init__(self, policy: TransformerPolicy) -> None:
+        super().__init__()
+        self.policy = _checked(policy)
+        self._cache = PrefixCache(policy.model, checksum=True)
+
+    def forward(self, obs: Any, state: Any = None, info: Any = None) -> tuple[Tensor, Any]:
+        """Log π(· | s) [N, V], and the state as it came: a history holds all there is to remember.
+
+        Args:
+            obs: int [N, L], or a `Batch` of `tokens` and `action_mask` or of `obs` and `mask`.
+            state: returned as it is.
+            info: not read.
+
+        Raises:
+            ValueError: as `TransformerPolicy.act`; or a `Batch` with other names.
+        """
+        cache = None if self.training else self._cache
+        return self.policy.distribution(_observations(obs), cache=cache).log_probs, state
+
+
+class Critic(nn.Module):
+    """V(s) of the policy's value head; its weights are the actor's.
+
+    Args:
+        policy: that of the actor, with a value head.
+    """
+
+    def __init__(self, policy: TransformerPolicy) -> None:
+        super().__init__()
+        self.policy = _checked(policy)
+        if policy.value_head is None:
+            raise ValueError("the policy has no value head; make it with value_head=True")
+
+    def forward(self, obs: Any) -> Tensor:
+        """V(s) [N], with gradient; see `Actor.forward` for the argument."""
+        return self.policy.distribution_and_values(_observations(obs))[1]
+
+
+def _checked(policy: Any) -> TransformerPolicy:
+    if not isinstance(policy, TransformerPolicy):
+        raise TypeError(f"policy is of type {type(policy).__name__}; give a TransformerPolicy")
+    return policy
+
+
+def _observations(obs: Any) -> Any:
+    """Observations as a policy takes them."""
+    if not isinstance(obs, Batch):
+        return obs
+    keys = list(obs.get_keys())
+    for tokens, mask in _NAMES:
+        if tokens in keys:
+            return {"tokens": obs[tokens]} | ({"action_mask": obs[mask]} if mask in keys else {})
+    raise ValueError(
+        f"the observations are a Batch with the keys {sorted(map(str, keys))}; give one with 'tokens' or 'obs', as "
+        "observation='dict' or the preset 'tianshou' has it"
+    )
