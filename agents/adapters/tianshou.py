@@ -7,11 +7,13 @@ in the entropy and in the ratio. Environments, buffers and the algorithm are lef
 
 from typing import Any
 
+import torch
 from tianshou.data import Batch
 from torch import Tensor, nn
 
 from agents.policy import TransformerPolicy
 from agents.prefix_cache import PrefixCache
+from agents.weights import weights_mark
 
 # As `observation="dict"` names them, and as the preset "tianshou" of `textgym.wrappers.rename_observation` does.
 _NAMES = (("tokens", "action_mask"), ("obs", "mask"))
@@ -29,8 +31,11 @@ class Actor(nn.Module):
 
     def __init__(self, policy: TransformerPolicy) -> None:
         super().__init__()
-        self.policy = _checked(policy)
+        if not isinstance(policy, TransformerPolicy):
+            raise TypeError(f"policy is of type {type(policy).__name__}; give a TransformerPolicy")
+        self.policy = policy
         self._cache = PrefixCache(policy.model, checksum=True)
+        self._judged: tuple[Any, tuple[Any, ...], Tensor] | None = None  # observations, weights, V(s)
 
     def forward(self, obs: Any, state: Any = None, info: Any = None) -> tuple[Tensor, Any]:
         """Log π(· | s) [N, V], and the state as it came: a history holds all there is to remember.
@@ -43,32 +48,45 @@ class Actor(nn.Module):
         Raises:
             ValueError: as `TransformerPolicy.act`; or a `Batch` with other names.
         """
-        cache = None if self.training else self._cache
-        return self.policy.distribution(_observations(obs), cache=cache).log_probs, state
+        policy, observations, self._judged = self.policy, _observations(obs), None
+        if not self.training:
+            return policy.distribution(observations, cache=self._cache).log_probs, state
+        if policy.value_head is None or not torch.is_grad_enabled():
+            return policy.distribution(observations).log_probs, state
+        distribution, values = policy.distribution_and_values(observations)
+        self._judged = obs, weights_mark(policy.model, checksum=True), values
+        return distribution.log_probs, state
 
+    def values(self, obs: Any) -> Tensor:
+        """V(s) [N] of the policy's value head, with gradient; see `forward` for the argument.
 
-class Critic(nn.Module):
-    """V(s) of the policy's value head; its weights are the actor's.
-
-    Args:
-        policy: that of the actor, with a value head.
-    """
-
-    def __init__(self, policy: TransformerPolicy) -> None:
-        super().__init__()
-        self.policy = _checked(policy)
-        if policy.value_head is None:
-            raise ValueError("the policy has no value head; make it with value_head=True")
-
-    def forward(self, obs: Any) -> Tensor:
-        """V(s) [N], with gradient; see `Actor.forward` for the argument."""
+        Asked for right after `forward`, of the same observations and weights, they are those of that pass.
+        """
+        judged, self._judged = self._judged, None  # once: its graph is gone after the gradient
+        if judged is not None and judged[0] is obs and torch.is_grad_enabled():
+            if judged[1] == weights_mark(self.policy.model, checksum=True):
+                return judged[2]
         return self.policy.distribution_and_values(_observations(obs))[1]
 
 
-def _checked(policy: Any) -> TransformerPolicy:
-    if not isinstance(policy, TransformerPolicy):
-        raise TypeError(f"policy is of type {type(policy).__name__}; give a TransformerPolicy")
-    return policy
+class Critic(nn.Module):
+    """V(s) of the value head of an actor's policy; an algorithm that updates both runs the model once for them.
+
+    Args:
+        actor: one whose policy has a value head.
+    """
+
+    def __init__(self, actor: Actor) -> None:
+        super().__init__()
+        if not isinstance(actor, Actor):
+            raise TypeError(f"actor is of type {type(actor).__name__}; give an Actor of this module")
+        if actor.policy.value_head is None:
+            raise ValueError("the policy has no value head; make it with value_head=True")
+        self.actor = actor
+
+    def forward(self, obs: Any) -> Tensor:
+        """V(s) [N], with gradient; see `Actor.forward` for the argument."""
+        return self.actor.values(obs)
 
 
 def _observations(obs: Any) -> Any:
