@@ -1,14 +1,14 @@
 """TransformerModule: a TransformerPolicy as an RLModule, for RLlib's PPO and its relatives on the new API stack.
 
-One pass through the model gives logits and values. On env runners a grown history costs one token; on learners states of
-one episode that stand in one minibatch cost no more than the longest of them. Leaves losses, collecting and the
-environment to RLlib, which takes the native vector environment as it is:
+One pass through the model gives logits and values. On env runners a grown history costs one token; on learners the
+states of one episode that share a minibatch cost no more than the longest of them. Losses, collecting and the
+environment are left to RLlib, which takes the native vector environment as it is:
 
     config = (
         PPOConfig()
         .environment("textgym:TextGen-v0", env_config={"task": "sort"})
         .env_runners(gym_env_vectorize_mode="vector_entry_point", num_envs_per_env_runner=64)
-        .rl_module(rl_module_spec=RLModuleSpec(module_class=TransformerModule, model_config={"policy": {"num_layers": 2}}))
+        .rl_module(rl_module_spec=RLModuleSpec(module_class=TransformerModule, model_config={"policy": {"seed": 1}}))
     )
 """
 
@@ -25,23 +25,21 @@ from torch import Tensor
 
 from agents.policy import TransformerPolicy
 
-_LEAST = torch.finfo(torch.float32).min  # of an illegal token, instead of -inf, of which RLlib's KL would make NaN
-
 
 class TransformerModule(TorchRLModule, ValueFunctionAPI):
     """A TransformerPolicy with a value head, made from the spaces and from `model_config["policy"]`.
 
     That holds the arguments of `TransformerPolicy.small` by keyword; or a "folder", beside arguments of
-    `TransformerPolicy.from_pretrained`. Env runners build it anew, so it must be plain data, and a folder must be within
-    their reach. RLlib adds keys of its own beside "policy", which play no part. Observations are those of the
+    `TransformerPolicy.from_pretrained`. Each env runner builds it anew, so it must be plain data, and a folder must be
+    within their reach. RLlib adds keys of its own beside "policy", which play no part. Observations are those of the
     environment, tokens or dict; the `action_mask` of the latter is obeyed.
 
     Attributes:
         policy: the policy; `algorithm.get_module().policy` is the trained one.
 
     Raises:
-        ValueError: spaces that are not the environment's, a model with another number of tokens or one that cannot read
-            the longest history, or settings that the policy does not have.
+        ValueError: spaces that are not the environment's, settings that the policy does not have or that cut tokens
+            off, or a model that has another number of tokens or cannot read the longest history.
     """
 
     policy: TransformerPolicy
@@ -61,10 +59,18 @@ class TransformerModule(TorchRLModule, ValueFunctionAPI):
         except TypeError as error:
             raise ValueError(f"model_config['policy'] is {dict(given)}, which makes no policy: {error}") from error
         if self.policy.size != size:
-            raise ValueError(f"the model of {given.get('folder')} has {self.policy.size} tokens, the environment {size}")
+            raise ValueError(f"the model of {given['folder']} has {self.policy.size} tokens, the environment {size}")
         longest = self.policy.max_length
         if longest is not None and longest < length:
-            raise ValueError(f"the environment's histories have up to {length} tokens, the model reads {longest}")
+            raise ValueError(
+                f"the environment's histories have up to {length} tokens, the model reads {longest}; give the folder "
+                "of one that reads more"
+            )
+        if self.policy.truncation:
+            raise ValueError(
+                "the policy cuts tokens off (top_k, top_p or min_p), and RLlib does not store which: after an update "
+                "it would cut off others, and its log-probs would be those of another distribution; leave them None"
+            )
         self._cache = self.policy.prefix_cache()
 
     def set_state(self, state: Any) -> None:
@@ -72,15 +78,14 @@ class TransformerModule(TorchRLModule, ValueFunctionAPI):
         super().set_state(state)
         self._cache.clear()
 
-    @torch.no_grad()
     def _forward(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         distribution = self.policy.distribution(_observations(batch), cache=self._cache)
-        return {Columns.ACTION_DIST_INPUTS: distribution.log_probs.clamp_min(_LEAST)}
+        return {Columns.ACTION_DIST_INPUTS: distribution.log_probs}
 
     def _forward_train(self, batch: dict[str, Any], **kwargs: Any) -> dict[str, Any]:
         self._cache.clear()  # what follows is a step of an optimizer
         distribution, values = self.policy.distribution_and_values(_observations(batch))
-        return {Columns.ACTION_DIST_INPUTS: distribution.log_probs.clamp_min(_LEAST), Columns.EMBEDDINGS: values}
+        return {Columns.ACTION_DIST_INPUTS: distribution.log_probs, Columns.EMBEDDINGS: values}
 
     def compute_values(self, batch: dict[str, Any], embeddings: Any | None = None) -> Tensor:
         """V(s) [N].
