@@ -53,6 +53,14 @@ PLUGINS = tuple(
         ("cleanrl_ppo", "torch", "PPO in one file, in CleanRL's style", "none"),
         ("torchrl_ppo", "torchrl", "PPO", "none"),
         ("torchrl_transformer", "torchrl", "PPO on a TransformerPolicy", f"{_ADAPTER}torchrl"),
+        ("tianshou_ppo", "tianshou", "PPO", f"{_ADAPTER}tianshou"),
+        ("tianshou_dqn", "tianshou", "DQN, masked", "rename_observation(..., 'tianshou')"),
+        ("skrl_ppo", "skrl", "PPO", "none"),
+        ("rllib_ppo", "ray", "PPO", f"{_ADAPTER}rllib"),
+        ("rllib_masks", "ray", "PPO, masked", "rename_observation(..., 'rllib')"),
+        ("agilerl_ppo", "agilerl", "PPO", "none"),
+        ("agilerl_masks", "agilerl", "PPO, masked", "none"),
+        ("trl_grpo", "trl", "GRPO", f"{_ADAPTER}trl"),
     )
 )
 

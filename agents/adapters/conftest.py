@@ -1,3 +1,5 @@
 """Modules that import an agent library, which may not be there: no doctests are looked for in them."""
 
-collect_ignore = ["torchrl.py", "trl.py"]
+from pathlib import Path
+
+collect_ignore = [path.name for path in Path(__file__).parent.glob("*.py")]

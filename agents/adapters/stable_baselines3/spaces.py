@@ -65,5 +65,10 @@ def make_policy(
         length, seed = box.shape[0], settings["seed"]
         network = make_small_model(size, settings["d_model"], settings["num_layers"], length, (), seed)
         policy = TransformerPolicy(network, size, bos_id=size, temperature=temperature or 1.0, seed=seed)
+    if policy.truncation:
+        raise ValueError(
+            "the policy cuts tokens off (top_k, top_p or min_p); what is cut off moves with the weights, and an update "
+            "would meet actions that cannot be sampled any more: leave them out"
+        )
     policy.add_value_head()
     return policy

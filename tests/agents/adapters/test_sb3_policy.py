@@ -267,3 +267,6 @@ def test_settings_that_do_not_fit_are_refused(tmp_path):
     TransformerPolicy.small(5, d_model=32, num_layers=1).save_pretrained(tmp_path / "five")
     with pytest.raises(ValueError, match="5 tokens and the environment 8"):
         ppo(envs, policy_kwargs={"model": tmp_path / "five"})
+    TransformerPolicy.small(8, d_model=32, num_layers=1, top_k=2).save_pretrained(tmp_path / "cut")
+    with pytest.raises(ValueError, match="cuts tokens off"):
+        ppo(envs, policy_kwargs={"model": tmp_path / "cut"})
