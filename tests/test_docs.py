@@ -9,7 +9,7 @@ from tests.stories.run import run
 
 ROOT = Path(__file__).parents[1]
 STORIES = {"README.md": 6, "textgym/README.md": 6}  # snippets of each page
-PAGES = ("agents/README.md", "benchmarks/README.md")
+PAGES = ("agents/README.md", "agents/adapters/README.md", "benchmarks/README.md")
 
 
 def snippets(page):

@@ -107,7 +107,7 @@ def _size_and_length(observation_space: gym.Space, action_space: gym.Space) -> t
     Raises:
         ValueError: spaces that are not the environment's.
     """
-    space = observation_space
+    space: gym.Space | None = observation_space
     if isinstance(space, gym.spaces.Dict):
         space = space.spaces.get("tokens")
     if (
