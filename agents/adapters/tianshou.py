@@ -1,8 +1,9 @@
-"""The actor and the critic that Tianshou's actor-critic algorithms ask for, on one TransformerPolicy.
+"""The actor and the critic that Tianshou's policy-gradient algorithms ask for, on one TransformerPolicy.
 
 Tianshou keeps observations as they are, integers, and hands its networks an array or a `Batch` of them. What is
-sampled is the policy's own distribution: with a temperature and action masks, an illegal token has log π = -inf, also
-in the entropy and in the ratio. Environments, buffers and the algorithm are left to Tianshou.
+sampled is the policy's own distribution, with its temperature and action masks. For PPO, A2C and Reinforce; NPG and
+TRPO update actor and critic apart, which shared weights do not allow. Environments, buffers and the algorithm are left
+to Tianshou.
 """
 
 from typing import Any
@@ -40,6 +41,9 @@ class Actor(nn.Module):
     def forward(self, obs: Any, state: Any = None, info: Any = None) -> tuple[Tensor, Any]:
         """Log π(· | s) [N, V], and the state as it came: a history holds all there is to remember.
 
+        The log-probs are finite, as torch's distributions want them: the least number where a token is illegal, which
+        takes its probability to 0.
+
         Args:
             obs: int [N, L], or a `Batch` of `tokens` and `action_mask` or of `obs` and `mask`.
             state: returned as it is.
@@ -49,13 +53,17 @@ class Actor(nn.Module):
             ValueError: as `TransformerPolicy.act`; or a `Batch` with other names.
         """
         policy, observations, self._judged = self.policy, _observations(obs), None
-        if not self.training:
-            return policy.distribution(observations, cache=self._cache).log_probs, state
-        if policy.value_head is None or not torch.is_grad_enabled():
-            return policy.distribution(observations).log_probs, state
-        distribution, values = policy.distribution_and_values(observations)
-        self._judged = obs, weights_mark(policy.model, checksum=True), values
-        return distribution.log_probs, state
+        if self.training and torch.is_grad_enabled() and policy.value_head is not None:
+            distribution, values = policy.distribution_and_values(observations)
+            self._judged = obs, weights_mark(policy.model, checksum=True), values
+        else:
+            distribution = policy.distribution(observations, cache=None if self.training else self._cache)
+        log_probs = distribution.log_probs
+        return log_probs.clamp(min=torch.finfo(log_probs.dtype).min), state
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what the last pass said, which has a graph that cannot be copied."""
+        return self.__dict__ | {"_judged": None}
 
     def values(self, obs: Any) -> Tensor:
         """V(s) [N] of the policy's value head, with gradient; see `forward` for the argument.

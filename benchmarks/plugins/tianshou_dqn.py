@@ -45,12 +45,14 @@ params = OffPolicyTrainerParams(
     epoch_num_steps=STEPS,
     collection_step_num_env_steps=64,
     update_step_num_gradient_steps_per_sample=0.2,
+    show_progress=False,
 )
 dqn.run_training(params)
 
 
 def agent(observations):
-    return policy(Batch(obs=observations, info={})).act
+    obs = Batch(obs=observations["tokens"], mask=observations["action_mask"])  # as the environment names them
+    return policy(Batch(obs=obs, info={})).act
 
 
 print(Collector(policy, envs).collect(n_episode=256, reset_before_collect=True).returns.mean())

@@ -22,8 +22,9 @@ def make_env():
 envs = DummyVectorEnv([make_env] * 64)
 envs.seed(0)
 actor = Actor(TransformerPolicy.small(make_env(), value_head=True))
-policy = DiscreteActorPolicy(actor=actor, action_space=make_env().action_space)
-ppo = PPO(policy=policy, critic=Critic(actor), optim=AdamOptimizerFactory(lr=1e-3), gamma=1.0, ent_coef=0.0)
+policy = DiscreteActorPolicy(actor=actor, action_space=make_env().action_space, deterministic_eval=True)
+optim = AdamOptimizerFactory(lr=7e-4)
+ppo = PPO(policy=policy, critic=Critic(actor), optim=optim, gamma=1.0, ent_coef=0.0, max_grad_norm=0.5)
 params = OnPolicyTrainerParams(
     training_collector=Collector(ppo, envs, VectorReplayBuffer(1024, 64)),
     max_epochs=1,
@@ -31,6 +32,7 @@ params = OnPolicyTrainerParams(
     collection_step_num_env_steps=1024,
     update_step_num_repetitions=4,
     batch_size=256,
+    show_progress=False,
 )
 ppo.run_training(params)
 policy.eval()
