@@ -15,7 +15,7 @@ from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from textgym.errors import RewardError
-from textgym.escape import shown, told, type_name
+from textgym.escape import shown, type_name
 from textgym.problem import Problem, make_problem
 from textgym.prompt_rows import Prompt
 from textgym.prompts import MANY_ROWS
@@ -24,17 +24,19 @@ from textgym.vocabulary import Vocabulary
 
 Messages = list[dict[str, Any]]
 
+_ROW = "prompt_row"  # the column that says which row it is, where a Dataset cannot hold all of it
 _END = "<end>"  # a token beyond the problem's own, where none of them ends a text
 _TRAINER = ("trainer_state", "log_extra", "log_metric")
 _OF_MESSAGES = ("prompts", "completions", "messages")  # what `conversational` takes, whatever the function does
-_OF_TRL = frozenset({"image", "images", "completion", "environment", "environments", "tools", *_TRAINER})
+_OF_TRL = frozenset({_ROW, "image", "images", "completion", "environment", "environments", "tools", *_TRAINER})
 
 
 class GRPOInputs(NamedTuple):
     """What a GRPOTrainer and its GRPOConfig are given; each field has the name of their own argument.
 
     Attributes:
-        train_dataset: a row a prompt: `prompt`, a str or a list of messages, and the other columns.
+        train_dataset: a row a prompt: `prompt`, a str or a list of messages, and the other columns. One that a Dataset
+            would change, of dicts with different keys for instance, is not in it; the functions get it all the same.
         reward_funcs: one a reward function of the problem, under its name.
         processing_class: the problem's tokenizer. Where no token ends a text it has one more, of id V, which the model
             needs an embedding for, as `TransformerPolicy.small` has it.
@@ -66,8 +68,8 @@ def grpo_inputs(num_prompts: int | None = None, seed: int = 0, **keywords: Any) 
 
     Raises:
         TypeError, ValueError: as `make_problem`; or a problem that TRL cannot be given: one with action masks, stop
-            strings, a scheme other than `terminal` or `on_reward_error="drop"`, prompts that TRL's tokenizer encodes
-            otherwise, columns that a Dataset changes or TRL keeps for itself, more rows than can be read at once.
+            strings, a scheme other than `terminal` or `on_reward_error="drop"`, prompts that are empty or that TRL's
+            tokenizer encodes otherwise, columns whose names TRL keeps for itself, too many rows without `num_prompts`.
 
     >>> inputs = grpo_inputs(task="sort")
     >>> len(inputs.train_dataset), inputs.train_dataset[1], inputs.max_completion_length
@@ -83,9 +85,10 @@ def grpo_inputs(num_prompts: int | None = None, seed: int = 0, **keywords: Any) 
     tokenizer = _tokenizer(problem.vocabulary)
     rows = [_row(prompt, problem.vocabulary) for prompt in prompts]
     _check_encoding(tokenizer, rows, prompts)
-    scorer = _Scorer(problem, generator, hands_on=not keywords.get("isolate_reward"))
+    dataset, apart = _dataset(rows)
+    scorer = _Scorer(problem, apart, generator, hands_on=not keywords.get("isolate_reward"))
     return GRPOInputs(
-        train_dataset=_dataset(rows),
+        train_dataset=dataset,
         reward_funcs=[_RewardFunction(scorer, column, name) for column, name in enumerate(problem.reward.names)],
         processing_class=tokenizer,
         reward_weights=[float(weight) for weight in problem.reward.weights],
@@ -146,12 +149,15 @@ class _Scorer:
 
     Args:
         problem: whose reward it is.
+        apart: columns that the data set does not hold, by row.
         generator: for functions that draw; all rows share it.
         hands_on: whether what TRL hands to a reward function is handed on.
     """
 
-    def __init__(self, problem: Problem, generator: np.random.Generator, hands_on: bool) -> None:
-        self._problem, self._generator, self._hands_on = problem, generator, hands_on
+    def __init__(
+        self, problem: Problem, apart: dict[str, list[Any]], generator: np.random.Generator, hands_on: bool
+    ) -> None:
+        self._problem, self._apart, self._generator, self._hands_on = problem, apart, generator, hands_on
         self._last: tuple[Any, Scores] | None = None  # the ids of a batch, which TRL hands to each function, and scores
 
     def scores(self, prompts: Sequence[Any], completion_ids: Sequence[Any], others: dict[str, Any]) -> Scores:
@@ -162,6 +168,7 @@ class _Scorer:
     def _texts(self, prompts: Sequence[Any], completion_ids: Sequence[Any], others: dict[str, Any]) -> Texts:
         vocabulary, count = self._problem.vocabulary, len(completion_ids)
         columns = {name: values for name, values in others.items() if name not in _OF_TRL}
+        columns |= {name: [values[row] for row in others[_ROW]] for name, values in self._apart.items()}
         if any(not isinstance(prompt, str) for prompt in prompts):
             columns.setdefault("messages", [None if isinstance(one, str) else one for one in prompts])
         columns |= {name: [None] * count for name in self._problem.asked_columns if name not in columns}
@@ -262,23 +269,23 @@ def _is_rendered(text: str, messages: Any, vocabulary: Vocabulary) -> bool:
         return False
 
 
-def _dataset(rows: list[dict[str, Any]]) -> Dataset:
+def _dataset(rows: list[dict[str, Any]]) -> tuple[Dataset, dict[str, list[Any]]]:
+    """The rows as a Dataset, and the columns that one would change: they are left out, and looked up by `_ROW`."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
-    for name, values in columns.items():
-        try:
-            [kept] = Dataset.from_dict({name: values}).to_dict().values()
-        except Exception as error:  # of pyarrow's, several
-            raise ValueError(
-                f"the column {name!r} cannot be kept in a Dataset: {told(error)}; give values of one type"
-            ) from error
-        if kept != values:
-            at = next(index for index, (one, other) in enumerate(zip(kept, values, strict=True)) if one != other)
-            raise ValueError(
-                f"the column {name!r} is changed by a Dataset: {shown(values[at])} becomes {shown(kept[at])}; give "
-                "values of one type, such as JSON in a str"
-            )
-    return Dataset.from_dict(columns)
+    apart = {name: values for name, values in columns.items() if not _is_kept(values)}
+    if "prompt" in apart:
+        raise ValueError("the prompts are texts and chats in turn, which a Dataset does not hold; give one kind")
+    if apart:
+        columns[_ROW] = list(range(len(rows)))
+    return Dataset.from_dict({name: values for name, values in columns.items() if name not in apart}), apart
+
+
+def _is_kept(values: list[Any]) -> bool:
+    try:
+        return Dataset.from_dict({"column": values}).to_dict()["column"] == values
+    except Exception:  # of pyarrow's, several
+        return False
 
 
 def _tokenizer(vocabulary: Vocabulary) -> PreTrainedTokenizerBase:
@@ -308,6 +315,8 @@ def _check_encoding(tokenizer: PreTrainedTokenizerBase, rows: list[dict[str, Any
             ids = tokenizer.apply_chat_template(
                 row["prompt"], add_generation_prompt=True, tokenize=True, return_dict=True
             )["input_ids"]
+        if not len(prompt.ids):
+            raise ValueError("a prompt is empty, and TRL goes on from one token at least; give a prompt to begin with")
         if list(ids) != prompt.ids.tolist():
             raise ValueError(
                 f"TRL would encode the prompt {shown(row['prompt'])} as {shown(list(ids))}, and TextGen-v0 shows "
