@@ -42,8 +42,8 @@ _ADAPTER = "agents.adapters."
 PLUGINS = tuple(
     Plugin(*row)
     for row in (
-        ("ours_rloo", "textgym", "RLOO", "none"),
-        ("ours_grpo", "textgym", "GRPO", "none"),
+        ("textgym_rloo", "textgym", "RLOO", "none"),
+        ("textgym_grpo", "textgym", "GRPO", "none"),
         ("sb3_ppo", "stable-baselines3", "PPO", f"{_ADAPTER}stable_baselines3"),
         ("sb3_a2c", "stable-baselines3", "A2C", f"{_ADAPTER}stable_baselines3"),
         ("sb3_dqn", "stable-baselines3", "DQN", f"{_ADAPTER}stable_baselines3"),
@@ -54,6 +54,7 @@ PLUGINS = tuple(
         ("torchrl_ppo", "torchrl", "PPO", "none"),
         ("torchrl_transformer", "torchrl", "PPO on a TransformerPolicy", f"{_ADAPTER}torchrl"),
         ("tianshou_ppo", "tianshou", "PPO", f"{_ADAPTER}tianshou"),
+        ("tianshou_ppo_masks", "tianshou", "PPO, masked", f"{_ADAPTER}tianshou"),
         ("tianshou_dqn", "tianshou", "DQN, masked", "rename_observation(..., 'tianshou')"),
         ("skrl_ppo", "skrl", "PPO", "none"),
         ("rllib_ppo", "ray", "PPO", f"{_ADAPTER}rllib"),

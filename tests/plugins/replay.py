@@ -17,4 +17,8 @@ def replayed(env: gym.Env, actions: np.ndarray, observation: np.ndarray):
         steps.append((observation, after, reward, terminated, info["score"]))
         assert not truncated
         observation = env.reset()[0] if terminated else after
-    return dict(zip(("obs", "obs_next", "rewards", "terminated", "scores"), map(np.array, zip(*steps, strict=True))))
+    return dict(
+        zip(
+            ("obs", "obs_next", "rewards", "terminated", "scores"), map(np.array, zip(*steps, strict=True)), strict=True
+        )
+    )
