@@ -12,7 +12,7 @@ import textgym
 from agents import TransformerPolicy
 from agents.adapters.tianshou import Actor, Critic
 
-TASK, LEVEL, STEPS = "sort", 1, 61_440
+TASK, LEVEL, STEPS = "sort", 1, 51_200
 
 
 def make_env():

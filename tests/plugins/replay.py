@@ -17,8 +17,5 @@ def replayed(env: gym.Env, actions: np.ndarray, observation: np.ndarray):
         steps.append((observation, after, reward, terminated, info["score"]))
         assert not truncated
         observation = env.reset()[0] if terminated else after
-    return dict(
-        zip(
-            ("obs", "obs_next", "rewards", "terminated", "scores"), map(np.array, zip(*steps, strict=True)), strict=True
-        )
-    )
+    names = ("obs", "obs_next", "rewards", "terminated", "scores")
+    return {name: np.array(values) for name, values in zip(names, zip(*steps, strict=True), strict=True)}
