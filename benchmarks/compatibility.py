@@ -31,6 +31,7 @@ class Plugin(NamedTuple):
     library: str  # distribution that is needed
     algorithm: str
     glue: str  # what stands between the library and gym.make("TextGen-v0")
+    dict_observations: bool = False  # whether its agent reads those
     remark: str = ""  # why it does not get there, where it does not
 
 
@@ -50,17 +51,17 @@ PLUGINS = tuple(
         ("sb3_maskable_ppo", "sb3-contrib", "MaskablePPO", f"{_ADAPTER}stable_baselines3"),
         ("sb3_recurrent_ppo", "sb3-contrib", "RecurrentPPO", f"{_ADAPTER}stable_baselines3"),
         ("sb3_trpo", "sb3-contrib", "TRPO", f"{_ADAPTER}stable_baselines3"),
-        ("cleanrl_ppo", "torch", "PPO in one file, in CleanRL's style", "none"),
-        ("torchrl_ppo", "torchrl", "PPO", "none"),
-        ("torchrl_transformer", "torchrl", "PPO on a TransformerPolicy", f"{_ADAPTER}torchrl"),
+        ("cleanrl_ppo", "torch", "PPO in one file, in CleanRL's style", "none", True),
+        ("torchrl_ppo", "torchrl", "PPO", "none", True),
+        ("torchrl_transformer", "torchrl", "PPO on a TransformerPolicy", f"{_ADAPTER}torchrl", True),
         ("tianshou_ppo", "tianshou", "PPO", f"{_ADAPTER}tianshou"),
-        ("tianshou_ppo_masks", "tianshou", "PPO, masked", f"{_ADAPTER}tianshou"),
-        ("tianshou_dqn", "tianshou", "DQN, masked", "rename_observation(..., 'tianshou')"),
-        ("skrl_ppo", "skrl", "PPO", "none"),
+        ("tianshou_ppo_masks", "tianshou", "PPO, masked", f"{_ADAPTER}tianshou", True),
+        ("tianshou_dqn", "tianshou", "DQN, masked", "rename_observation(..., 'tianshou')", True),
+        ("skrl_ppo", "skrl", "PPO", f"{_ADAPTER}skrl"),
         ("rllib_ppo", "ray", "PPO", f"{_ADAPTER}rllib"),
-        ("rllib_masks", "ray", "PPO, masked", "rename_observation(..., 'rllib')"),
+        ("rllib_masks", "ray", "PPO, masked", "rename_observation(..., 'rllib')", True),
         ("agilerl_ppo", "agilerl", "PPO", "none"),
-        ("agilerl_masks", "agilerl", "PPO, masked", "none"),
+        ("agilerl_masks", "agilerl", "PPO, masked", "none", True),
         ("trl_grpo", "trl", "GRPO", f"{_ADAPTER}trl"),
     )
 )
@@ -186,7 +187,7 @@ def _measured(plugin: Plugin, left: Mapping[str, Any], seconds: float) -> Reache
 
     problem = make_envs({"task": left["TASK"], "level": left["LEVEL"]}).problem
     plan = make_plan(len(problem.prompts), EPISODES, deterministic=False, fixed=True)
-    as_dict = True if left.get("OBSERVATION") == "dict" else None
+    as_dict = True if plugin.dict_observations else None  # otherwise what its observation_space says
     agent = CalledAgent(left["agent"], problem.vocabulary.size, plugin.script, dict_observations=as_dict)
     envs = wave_envs(problem, plan.episodes, in_order=plan.basis != "drawn")
     rollout = collect(agent, envs, plan.episodes, np.random.default_rng(0), group_size=plan.repeats)

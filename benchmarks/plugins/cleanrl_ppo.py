@@ -10,7 +10,7 @@ from torch.distributions import Categorical
 
 import textgym
 
-TASK, LEVEL, STEPS, OBSERVATION = "sort", 1, 160_000, "dict"
+TASK, LEVEL, STEPS = "sort", 1, 160_000
 
 
 @dataclass

@@ -36,5 +36,7 @@ ray.shutdown()
 
 
 def agent(observations):
-    outputs = module.forward_inference({"obs": {key: torch.from_numpy(value) for key, value in observations.items()}})
+    names = {"observations": "tokens", "action_mask": "action_mask"}
+    obs = {name: torch.from_numpy(observations[key]).float() for name, key in names.items()}
+    outputs = module.forward_inference({"obs": obs})
     return torch.distributions.Categorical(logits=outputs["action_dist_inputs"]).sample().numpy()

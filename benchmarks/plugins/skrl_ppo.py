@@ -5,41 +5,19 @@ import torch
 from skrl.agents.torch.ppo import PPO, PPO_CFG
 from skrl.envs.wrappers.torch import wrap_env
 from skrl.memories.torch import RandomMemory
-from skrl.models.torch import CategoricalMixin, DeterministicMixin, Model
 from skrl.trainers.torch import SequentialTrainer
 from skrl.utils import set_seed
 
 import textgym
 from agents import TransformerPolicy
+from agents.adapters.skrl import SharedModel
 
 TASK, LEVEL, STEPS = "sort", 1, 51_200
-
-
-class SharedModel(CategoricalMixin, DeterministicMixin, Model):
-    def __init__(self, env):
-        Model.__init__(self, observation_space=env.observation_space, action_space=env.action_space, device=env.device)
-        CategoricalMixin.__init__(self, role="policy")
-        DeterministicMixin.__init__(self, role="value")
-        self.network = TransformerPolicy.small(env, value_head=True, device=env.device)
-        self.values = None  # of the pass for the policy, which skrl always asks first
-
-    def act(self, inputs, *, role):
-        return (CategoricalMixin if role == "policy" else DeterministicMixin).act(self, inputs, role=role)
-
-    def compute(self, inputs, role):
-        if self.values is None or role == "policy":
-            tokens = inputs["observations"].long().cpu()  # skrl makes floats of them
-            distribution, self.values = self.network.distribution_and_values(tokens)
-        if role == "policy":
-            return distribution.log_probs, {}
-        values, self.values = self.values, None
-        return values[:, None], {}
-
 
 set_seed(0)
 # SAME_STEP: skrl never resets a vector environment, and takes NEXT_STEP's resets for steps of an episode.
 env = wrap_env(gym.make_vec("TextGen-v0", num_envs=256, task=TASK, level=LEVEL, autoreset_mode="SameStep"))
-model = SharedModel(env)
+model = SharedModel(TransformerPolicy.small(env, value_head=True), env)
 cfg = PPO_CFG(rollouts=8, mini_batches=4, discount_factor=1.0, value_clip=0.0, value_loss_scale=0.5)
 cfg.experiment.write_interval = cfg.experiment.checkpoint_interval = 0
 ppo = PPO(

@@ -20,23 +20,18 @@ def make_env():
     return rename_observation(env, "tianshou")  # obs and mask
 
 
-class Network(torch.nn.Module):
-    def __init__(self, length, size):
-        super().__init__()
-        embedding = torch.nn.Embedding(size + 1, 16)  # tokens are names, not quantities; one more for PAD
-        hidden = torch.nn.Linear(16 * length, 64)
-        self.layers = torch.nn.Sequential(
-            embedding, torch.nn.Flatten(), hidden, torch.nn.ReLU(), torch.nn.Linear(64, size)
-        )
-
+class Network(torch.nn.Sequential):
     def forward(self, obs, state=None, info=None):
-        return self.layers(torch.as_tensor(obs)), state
+        return super().forward(torch.as_tensor(obs)), state
 
 
 env = make_env()
 envs = DummyVectorEnv([make_env] * 16)
 envs.seed(0)
-model = Network(env.observation_space["obs"].shape[0], env.action_space.n)
+length, size = env.observation_space["obs"].shape[0], int(env.action_space.n)
+table = torch.nn.Embedding(size + 1, 16)  # tokens are names, not quantities; one more for PAD
+hidden, out = torch.nn.Linear(16 * length, 64), torch.nn.Linear(64, size)
+model = Network(table, torch.nn.Flatten(), hidden, torch.nn.ReLU(), out)
 policy = DiscreteQLearningPolicy(model=model, action_space=env.action_space, eps_training=0.2)
 dqn = DQN(policy=policy, optim=AdamOptimizerFactory(lr=1e-3), gamma=1.0, target_update_freq=200)
 params = OffPolicyTrainerParams(
