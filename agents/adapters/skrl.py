@@ -1,7 +1,7 @@
 """A TransformerPolicy as the model that skrl's actor-critic agents ask for, in the roles of policy and value.
 
 skrl takes the native vector environment as it is, `wrap_env` of `gym.make_vec("TextGen-v0", ...)` in SAME_STEP mode: it
-never resets one, and would take the resets of NEXT_STEP for steps of an episode. It knows no action masks. Needs skrl 2.
+never resets one, and would take the resets of NEXT_STEP for steps of an episode. It has no action masks. Needs skrl 2.
 """
 
 from typing import Any
