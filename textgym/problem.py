@@ -249,7 +249,8 @@ def _refuse_unknown(keywords: dict[str, Any]) -> None:
     for name in keywords:
         allowed = [name for name in signature(make_problem).parameters if name != "unknown_keywords"]
         raise TypeError(
-            f"TextGen-v0 has no keyword {shown(name)}; it has {', '.join(sorted(allowed))}."
+            # As Python words it: TorchRL's GymEnv tries a keyword of its own, and looks for these words.
+            f"TextGen-v0 got an unexpected keyword argument {shown(name)}; it has {', '.join(sorted(allowed))}."
             f"{did_you_mean(name, allowed)}"
         )
 

@@ -91,6 +91,16 @@ def test_specs_hold_without_a_dict(autoreset_mode):
     check_env_specs(GymWrapper(envs, categorical_action_encoding=True))
 
 
+def test_gym_env_makes_one_by_its_name():
+    from torchrl.envs import GymEnv, check_env_specs
+
+    env = GymEnv("TextGen-v0", task="copy", categorical_action_encoding=True)
+    check_env_specs(env)
+    env.set_seed(3)
+    expected, _ = gym.make("TextGen-v0", task="copy").reset(seed=3)
+    assert env.reset(seed=3)["observation"].tolist() == expected.tolist()
+
+
 @pytest.mark.parametrize("on_limit", ["terminate", "truncate"])
 @pytest.mark.parametrize("task", ["brackets", "addition"])  # episodes of several lengths; with and without masks
 def test_collection_loses_nothing(task, on_limit):
