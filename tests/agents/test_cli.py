@@ -54,6 +54,7 @@ def test_help_fits_a_screen_and_help_all_has_every_setting(tmp_path):
 ADVANCED = {
     "episodes_per_update": 64,
     "entropy_coef": 0.25,
+    "decay_share": 0.5,
     "max_grad_norm": 0.5,
     "tokens_per_microbatch": 512,
     "temperature": 2.0,
@@ -157,6 +158,7 @@ def test_every_advanced_flag_is_read(tmp_path):
         (["train", "--learning-rate", "0"], "--learning-rate 0.0 above 0"),
         (["train", "--learning-rate", "inf"], "--learning-rate inf finite"),
         (["train", "--entropy-coef", "nan"], "--entropy-coef nan finite"),
+        (["train", "--decay-share", "1.5"], "--decay-share 1.5 from 0 to 1"),
         (["train", "--num-threads", "100000"], "--num-threads 100000 1 to 1024"),
         (["train", "--seed", str(2**64)], "--seed 18446744073709551616"),
         (["train", "--prompts", "p.jsonl"], "--prompts needs a --model"),

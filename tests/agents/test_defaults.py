@@ -11,6 +11,12 @@ def test_the_step_size_falls_with_the_width(width, learning_rate):
     assert default_learning_rate(TransformerPolicy.small(4, d_model=width)) == pytest.approx(learning_rate, rel=1e-12)
 
 
+def test_a_step_size_that_decays_begins_at_twice_as_much():
+    policy = TransformerPolicy.small(4)
+    assert default_learning_rate(policy, decays=True) == 2 * default_learning_rate(policy)
+    assert default_learning_rate(policy, num_steps=4, decays=True) == default_learning_rate(policy)
+
+
 def test_the_length_of_a_run_against_a_count_by_hand():
     # d = 64: positions 1024·64; a block holds 2 norms of 128, attention 64·192 + 192 and 64·64 + 64, and an MLP
     # 64·256 + 256 and 256·64 + 64, 49,984 in all; two blocks and the last norm of 128: 165,632. The head has 9·64.

@@ -207,6 +207,22 @@ def test_a_learner_saved_before_its_first_update_continues_exactly(tmp_path):
     assert weights(loaded) == weights(original)
 
 
+def test_the_step_size_falls_as_it_is_told_and_goes_on_so_when_loaded(tmp_path):
+    original = make_learner(learning_rate=0.02, decay_timesteps=np.array([40, 120]))
+    first = recorded(original, 60)
+    original.save(tmp_path)
+    loaded = PolicyGradient.load(tmp_path, tiny.make_envs())
+    later = recorded(loaded, 100)
+    assert metrics(later) == metrics(recorded(original, 100)) and weights(loaded) == weights(original)
+    # By the tokens generated before each update: whole up to 40, a tenth from 120 on, linear in between.
+    begun = [0, *(update.num_timesteps for update in [*first, *later])]
+    expected = [0.02 * (0.1 + 0.9 * min(1.0, max(0.0, (120 - tokens) / 80))) for tokens in begun[:-1]]
+    found = [update.metrics["learning_rate"] for update in [*first, *later]]
+    assert found == pytest.approx(expected, rel=1e-12)
+    assert found[0] == 0.02 and found[-1] == pytest.approx(0.002) and len({*found}) > 3
+    assert loaded.optimizer.param_groups[0]["lr"] == found[-1]
+
+
 def test_optimizer_moments_are_part_of_what_is_saved(tmp_path):
     """Without them the continuation would differ: the check above is worth something."""
     original = make_learner()
@@ -321,6 +337,9 @@ def test_a_row_that_is_not_in_the_table_is_taken_too(tmp_path):
         (dict(tokens_per_microbatch=0), "tokens_per_microbatch="),
         (dict(entropy_coef=-0.1), "entropy_coef="),
         (dict(entropy_coef=float("nan")), "entropy_coef="),
+        (dict(decay_timesteps=(5, 5)), "decay_timesteps="),
+        (dict(decay_timesteps=(-1, 5)), "decay_timesteps="),
+        (dict(decay_timesteps=(1, 2, 3)), "decay_timesteps="),
     ],
     ids=str,
 )

@@ -38,7 +38,7 @@ def test_nothing_heavy_is_loaded_before_the_arguments_are_read():
 @pytest.mark.parametrize("command", ["diagnostics"])
 def test_a_command_that_is_not_built_is_refused(command, capsys):
     assert main([command, "--quick"]) == 2
-    assert "not built yet; built: schemes, estimators, speed" in capsys.readouterr().err
+    assert "not built yet; built: schemes, estimators, agents, speed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
