@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from agents.policy import TransformerPolicy
-from textgym.escape import shown, told
+from textgym.escape import told
 
 _NUMBERS = ("size", "bos_id", "temperature", "top_k", "top_p", "min_p")
 
@@ -50,6 +50,9 @@ def policy_from(
     try:
         settings = dict(description["config"])
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
+        layers = config.get_text_config().num_hidden_layers
+        if layers > len(weights):  # before time is taken for making them
+            raise ValueError(f"the model has {layers:,} layers and {len(weights):,} weights are there")
         with torch.device("meta"):
             _check(AutoModelForCausalLM.from_config(config, trust_remote_code=False), weights)
         with torch.random.fork_rng(devices=[]):  # initial weights, which are replaced
@@ -67,4 +70,4 @@ def _check(model: PreTrainedModel, weights: Mapping[str, Tensor]) -> None:
     needed = sum(math.prod(parameter.shape) for parameter in model.parameters())
     given = sum(tensor.numel() for tensor in weights.values())
     if needed > given:
-        raise ValueError(f"the model has {needed:,} weights and {shown(given)} are there")
+        raise ValueError(f"the model has {needed:,} weights and {given:,} are there")

@@ -184,15 +184,16 @@ def test_other_files_and_other_tasks_are_refused(saved, tmp_path, capsys):
         assert file in said and "Traceback" not in said
 
 
-def test_a_description_of_a_huge_model_takes_no_memory(saved, tmp_path):
+@pytest.mark.parametrize("setting", ["n_embd", "n_layer", "n_positions", "vocab_size"])
+def test_a_description_of_a_huge_model_takes_no_memory(setting, saved, tmp_path):
     name, agent, path = saved
     if name != "TextGenPolicy":
         return
     weights = agent.policy.state_dict()
     description = json.loads(weights["_extra_state"].numpy().tobytes())
-    description["config"]["n_embd"] = 2**20
+    description["config"][setting] = 2**28
     weights["_extra_state"] = torch.from_numpy(np.frombuffer(json.dumps(description).encode(), dtype=np.uint8).copy())
     file = io.BytesIO()
     torch.save(weights, file)
-    with pytest.raises(ValueError, match="weights"):
+    with pytest.raises(ValueError, match="are there"):
         open_zip(rewritten(path, tmp_path / "huge.zip", policy=file.getvalue()), V, L, seed=0)
