@@ -37,7 +37,7 @@ class SharedModel(CategoricalMixin, DeterministicMixin, Model):
         DeterministicMixin.__init__(self, role="value")
         self.policy = policy
         self._cache = PrefixCache(policy.model, checksum=True)  # nobody says when the weights change
-        self._values: Tensor | None = None  # of the pass for the policy, which skrl always asks first
+        self._judged: tuple[Tensor, Tensor] | None = None  # observations, V(s): of the pass for the policy
 
     def act(self, inputs: dict[str, Any], *, role: str) -> tuple[Tensor, dict[str, Any]]:
         """What skrl's mixin of the role makes of `compute`."""
@@ -45,11 +45,13 @@ class SharedModel(CategoricalMixin, DeterministicMixin, Model):
 
     def compute(self, inputs: dict[str, Any], role: str) -> tuple[Tensor, dict[str, Any]]:
         """Log π(· | s) [N, V] or V(s) [N, 1] of `inputs["observations"]` [N, L]."""
-        if self._values is None or role == "policy":
-            tokens = inputs["observations"].long().cpu().numpy()  # skrl makes floats of them, exact below 2^24
-            cache = None if torch.is_grad_enabled() else self._cache
-            distribution, self._values = self.policy.distribution_and_values(tokens, cache=cache)
-        if role == "policy":
-            return distribution.log_probs, {}
-        values, self._values = self._values, None
-        return values[:, None], {}
+        observations, judged, self._judged = inputs["observations"], self._judged, None
+        if role == "value" and judged is not None and judged[0] is observations:
+            return judged[1][:, None], {}  # skrl asks the policy first, of the same tensor
+        tokens = observations.long().cpu().numpy()  # skrl makes floats of them, exact below 2^24
+        cache = None if torch.is_grad_enabled() else self._cache
+        distribution, values = self.policy.distribution_and_values(tokens, cache=cache)
+        if role == "value":
+            return values[:, None], {}
+        self._judged = observations, values
+        return distribution.log_probs, {}

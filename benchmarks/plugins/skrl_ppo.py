@@ -12,13 +12,14 @@ import textgym
 from agents import TransformerPolicy
 from agents.adapters.skrl import SharedModel
 
-TASK, LEVEL, STEPS = "sort", 1, 51_200
+TASK, LEVEL, STEPS = "sort", 1, 61_440
 
 set_seed(0)
 # SAME_STEP: skrl never resets a vector environment, and takes NEXT_STEP's resets for steps of an episode.
-env = wrap_env(gym.make_vec("TextGen-v0", num_envs=256, task=TASK, level=LEVEL, autoreset_mode="SameStep"))
+env = wrap_env(gym.make_vec("TextGen-v0", num_envs=128, task=TASK, level=LEVEL, autoreset_mode="SameStep"))
 model = SharedModel(TransformerPolicy.small(env, value_head=True), env)
-cfg = PPO_CFG(rollouts=8, mini_batches=4, discount_factor=1.0, value_clip=0.0, value_loss_scale=0.5)
+cfg = PPO_CFG(rollouts=8, learning_epochs=4, mini_batches=4, learning_rate=7e-4)
+cfg.discount_factor, cfg.value_clip, cfg.value_loss_scale = 1.0, 0.0, 0.5
 cfg.experiment.write_interval = cfg.experiment.checkpoint_interval = 0
 ppo = PPO(
     models={"policy": model, "value": model},

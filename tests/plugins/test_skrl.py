@@ -114,3 +114,62 @@ def test_in_disabled_nothing_is_played_after_the_first_episode():
     got = stored("sort", 4, 20, 0, AutoresetMode.DISABLED)
     assert got["terminated"][3:].all()
     assert (got["observations"][4:] == got["observations"][4]).all()
+
+
+def shared_model(**model_settings):
+    from skrl.envs.wrappers.torch import wrap_env
+
+    from agents import TransformerPolicy
+    from agents.adapters.skrl import SharedModel
+
+    envs = gym.make_vec("TextGen-v0", num_envs=4, autoreset_mode=AutoresetMode.SAME_STEP)
+    policy = TransformerPolicy.small(envs, **{"d_model": 16, "num_layers": 1, "value_head": True} | model_settings)
+    if policy.value_head is not None:
+        with torch.no_grad():
+            policy.value_head.linear.weight.copy_(torch.linspace(-1, 1, 16))
+    return SharedModel(policy, wrap_env(envs, verbose=False))
+
+
+def histories(seed):
+    """As skrl hands them over, floats; of several lengths."""
+    observations = np.random.default_rng(seed).integers(8, size=(4, 8))
+    observations[np.arange(8) >= np.array([[4], [5], [6], [7]])] = 8
+    return torch.as_tensor(observations, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("gradient", [True, False])
+def test_the_model_says_what_the_policy_says(gradient):
+    model, observations = shared_model(), histories(0)
+    expected, values = model.policy.distribution_and_values(observations.long().numpy())
+    actions = torch.tensor([[0], [3], [5], [7]], dtype=torch.float32)
+    inputs = {"observations": observations, "taken_actions": actions}
+    with torch.set_grad_enabled(gradient):
+        _, outputs = model.act(inputs, role="policy")
+        said, _ = model.act(inputs, role="value")
+    assert outputs["log_prob"].requires_grad == said.requires_grad == gradient
+    torch.testing.assert_close(outputs["log_prob"][:, 0], expected.log_prob(actions[:, 0].long()))
+    torch.testing.assert_close(said, values[:, None])
+    torch.testing.assert_close(model.get_entropy()[:, 0], expected.entropy())
+
+
+def test_a_value_is_of_its_own_observations_and_weights():
+    model, first, second = shared_model(), histories(0), histories(1)
+    model.act({"observations": first}, role="policy")
+    said, _ = model.act({"observations": second}, role="value")
+    torch.testing.assert_close(said[:, 0], model.policy.values(second.long().numpy()))
+    with torch.no_grad():
+        before, _ = model.act({"observations": first}, role="value")
+        for parameter in model.policy.model.parameters():
+            parameter.data.mul_(1.5)  # leaves no version behind
+        after, _ = model.act({"observations": first}, role="value")
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after[:, 0], model.policy.values(first.long().numpy()))
+
+
+def test_what_the_model_cannot_take_is_refused():
+    from agents.adapters.skrl import SharedModel
+
+    with pytest.raises(TypeError, match=r"give an agents\.TransformerPolicy"):
+        SharedModel(torch.nn.Linear(2, 2), None)
+    with pytest.raises(ValueError, match="value_head=True"):
+        shared_model(value_head=False)

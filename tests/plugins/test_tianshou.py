@@ -190,13 +190,21 @@ def test_actor_and_critic_share_a_pass_and_its_gradient():
         torch.testing.assert_close(one, other)
 
 
+def test_a_collector_samples_from_the_weights_as_they_are():
+    actor, obs = make_actor(make_env()).eval(), states()
+    actor(obs)
+    for parameter in actor.policy.model.parameters():
+        parameter.data.mul_(1.5)  # leaves no version behind
+    torch.testing.assert_close(actor(obs.tokens)[0], actor.policy.distribution(obs.tokens).log_probs)
+
+
 def test_values_are_of_the_weights_as_they_are():
     from agents.adapters.tianshou import Critic
 
     actor, obs = make_actor(make_env()), states()
     critic = Critic(actor)
     with torch.no_grad():
-        torch.nn.init.ones_(actor.policy.value_head.linear.weight)
+        actor.policy.value_head.linear.weight.copy_(torch.linspace(-1, 1, 16))
         actor(obs)
         torch.testing.assert_close(critic(obs), actor.policy.values({"tokens": obs.tokens}))
     actor(obs)
@@ -220,19 +228,19 @@ def test_an_algorithm_of_tianshou_updates_within_the_masks(name):
 
     from agents.adapters.tianshou import Critic
 
-    env = make_env(level=2)
+    env = make_env()  # a text in four is paid for
     actor = make_actor(env)
     critic = {} if name == "Reinforce" else {"critic": Critic(actor), "ent_coef": 0.1}
     algorithm = getattr(tianshou.algorithm, name)(
         policy=make_policy(actor, env), optim=AdamOptimizerFactory(lr=1e-2), **critic
     )
-    collector = make_collector(algorithm, "brackets", 4, 0, 64, level=2)
+    collector = make_collector(algorithm, "brackets", 4, 0, 64)
     before = {name: weight.clone() for name, weight in actor.policy.state_dict().items()}
     algorithm.run_training(
         OnPolicyTrainerParams(
             training_collector=collector,
             max_epochs=1,
-            epoch_num_steps=256,
+            epoch_num_steps=512,
             collection_step_num_env_steps=64,
             batch_size=32,
             show_progress=False,
