@@ -168,7 +168,12 @@ def agents(arguments: list[str], command: str) -> int:
             _say(f"{plugin.script}: {missing}")
             failed += bool(options.only)
             continue
-        reached = compatibility.measure(plugin)
+        try:
+            reached = compatibility.measure(plugin)
+        except RuntimeError as error:  # the others are measured all the same
+            _say(f"{plugin.script}: FAILED: {error}")
+            failed += 1
+            continue
         append_run(folder, reached._asdict())
         found[plugin.script] = reached
         _say(

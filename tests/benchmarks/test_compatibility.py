@@ -91,6 +91,17 @@ def test_the_command_adds_to_what_was_run_before(one, tmp_path, monkeypatch, cap
     assert main(["agents", "--only", "other"]) == 1  # asked for, and not there
 
 
+def test_a_script_that_fails_loses_itself_alone(one, tmp_path, monkeypatch, capsys):
+    def fails(module, *arguments):
+        raise RuntimeError("no such thing")
+
+    monkeypatch.setattr(compatibility, "output_of", fails)
+    assert main(["agents", "--output", str(tmp_path / "found")]) == 1
+    said = capsys.readouterr()
+    assert "mine: FAILED: no such thing" in said.err and "other: no-such-library" in said.err
+    assert (tmp_path / "found" / "table.md").is_file()
+
+
 def test_wrong_arguments_are_wrong_usage(capsys):
     assert main(["agents", "--only", "sb3_pop"]) == 2
     assert "Did you mean 'sb3_ppo'?" in capsys.readouterr().err
