@@ -7,11 +7,8 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 _PLAY = """
 import gymnasium as gym, numpy as np
-from textgym.wrappers import rename_observation
 from benchmarks.plugins import {name} as script
 envs = gym.make_vec("TextGen-v0", num_envs=400, task=script.TASK, level=script.LEVEL, **{settings})
-if {names!r} is not None:
-    envs = rename_observation(envs, {names!r})
 observations, _ = envs.reset(seed=7)
 total, ended = np.zeros(400), np.zeros(400, dtype=bool)
 while not ended.all():
@@ -24,15 +21,14 @@ print(script.TASK, total.mean())
 """
 
 
-def play(name: str, names: str | None = None, **settings: object) -> tuple[str, float, float]:
+def play(name: str, **settings: object) -> tuple[str, float, float]:
     """The task of a script, the mean return that it prints, and that of its agent in 400 fresh episodes here.
 
     Args:
         name: of the script.
-        names: the preset of `textgym.wrappers.rename_observation`, where the agent expects one.
         settings: of the environment that the agent acts in.
     """
-    code = _PLAY.format(name=name, names=names, settings=settings)
+    code = _PLAY.format(name=name, settings=settings)
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert result.returncode == 0, result.stderr
     printed, played = result.stdout.splitlines()[-2:]

@@ -24,7 +24,7 @@ def test_ppo_learns_to_sort():
 
 
 def test_ppo_with_action_masks_learns_to_nest():
-    task, printed, played = play("rllib_masks", names="rllib", observation="dict")
+    task, printed, played = play("rllib_masks", observation="dict")
     assert task == "brackets"
     assert printed > 0.9 and played > 0.9
 
