@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import gymnasium as gym
 import numpy as np
 
-from textgym.escape import shown, type_name
+from textgym.escape import shown, told, type_name
 
 if TYPE_CHECKING:
     import torch
@@ -56,13 +56,25 @@ class CalledAgent:
             ValueError: it returned something else than N tokens.
         """
         given = self._dict(observations, action_mask) if self.dict_observations else observations.copy()
-        if predicts(self.agent):
-            masks = {"action_masks": action_mask} if self._takes_masks and action_mask is not None else {}
-            returned = self.agent.predict(given, deterministic=self.deterministic, **masks)
-            actions = returned[0] if isinstance(returned, tuple) else returned
-        else:
-            actions = self.agent(given)
+        try:
+            actions = np.asarray(self._asked(given, action_mask))
+        except (Exception, SystemExit) as error:  # it may be anything
+            raise ValueError(f"{self.name} raised {told(error)}") from error
         return self._checked(actions, len(observations)), np.full(len(observations), np.nan, dtype=np.float32)
+
+    def _asked(self, given: Any, action_mask: np.ndarray | None) -> Any:
+        if not predicts(self.agent):
+            return self.agent(given)
+        masks = {"action_masks": action_mask} if self._takes_masks and action_mask is not None else {}
+        returned = self.agent.predict(given, deterministic=self.deterministic, **masks)
+        if not isinstance(returned, tuple):
+            return returned
+        if len(returned) > 1 and returned[1] is not None:
+            raise ValueError(
+                "it keeps a state, and running episodes come and go in a batch: wrap it in a function that needs the "
+                "histories alone"
+            )
+        return returned[0]
 
     def _dict(self, histories: np.ndarray, action_mask: np.ndarray | None) -> dict[str, np.ndarray]:
         written = histories != self.size
@@ -74,8 +86,7 @@ class CalledAgent:
             "action_mask": legal.astype(np.int8),
         }
 
-    def _checked(self, actions: Any, count: int) -> np.ndarray:
-        array = np.asarray(actions)
+    def _checked(self, array: np.ndarray, count: int) -> np.ndarray:
         if array.shape != (count,) or not np.issubdtype(array.dtype, np.integer):
             raise ValueError(
                 f"{self.name} returned {array.dtype} {array.shape} for {count} observations; return one token id for "

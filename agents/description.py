@@ -15,6 +15,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from agents.policy import TransformerPolicy
 from textgym.escape import told
 
+# Settings by which transformers would look for code elsewhere.
+_CODE = frozenset(
+    "_attn_implementation attn_implementation _experts_implementation quantization_config auto_map".split()
+)
 _NUMBERS = ("size", "bos_id", "temperature", "top_k", "top_p", "min_p")
 
 
@@ -48,19 +52,21 @@ def policy_from(
         ValueError: no description, or weights that do not fit it.
     """
     try:
-        settings = dict(description["config"])
+        settings = {name: value for name, value in dict(description["config"]).items() if name not in _CODE}
         config = AutoConfig.for_model(settings.pop("model_type"), **settings)
         layers = config.get_text_config().num_hidden_layers
         if layers > len(weights):  # before time is taken for making them
             raise ValueError(f"the model has {layers:,} layers and {len(weights):,} weights are there")
         with torch.device("meta"):
-            _check(AutoModelForCausalLM.from_config(config, trust_remote_code=False), weights)
+            _check(
+                AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="sdpa"), weights
+            )
         with torch.random.fork_rng(devices=[]):  # initial weights, which are replaced
-            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_config(config, trust_remote_code=False, attn_implementation="sdpa")
         numbers = {key: description[key] for key in _NUMBERS}
         policy = TransformerPolicy(model, seed=seed, **numbers, value_head=bool(description["value_head"]))
         policy.load_state_dict(dict(weights))
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # wrong settings raise whatever they lead to
         raise ValueError(f"{name} holds no policy of this version: {told(error)}") from error
     return policy
 

@@ -89,6 +89,13 @@ class EvaluateSettings(EnvSettings):
         if self.agent is not None and self.model is not None:
             raise ValueError(f"--agent {self.agent} and --model {self.model}; give one of them")
         named = self.agent
+        if named is not None and not Path(named).is_dir():
+            advanced = self.advanced
+            for flag in ("temperature", "top_k", "top_p", "min_p"):
+                if getattr(advanced, flag) is not None:
+                    raise ValueError(f"--{flag.replace('_', '-')} is for a --model; this agent samples as it does")
+            if self.observation is not None and ":" not in named:
+                raise ValueError(f"--observation {self.observation} is for an object, file.py:object or module:object")
         if named is None or named in BASELINES or named.endswith(".zip") or ":" in named or Path(named).is_dir():
             return
         raise ValueError(

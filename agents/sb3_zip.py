@@ -2,7 +2,7 @@
 
 Such a zip has weights and a description in pickled Python objects. The weights are read by `weights_only=True`, the
 objects never: what they would say is read off the weights' names and shapes, and off the plain text beside them. Does
-not import stable-baselines3.
+not import stable-baselines3. What a wrapper did to the observations, VecNormalize for instance, is not in a zip.
 """
 
 import io
@@ -24,6 +24,7 @@ from agents.sampling import TokenDistribution
 from textgym.escape import shown, told
 
 _MOST_TEXT = 2**26  # bytes of the description
+_MOST_COMPRESSION = 100
 _EXTRA_STATE = "_extra_state"
 _ACTIVATIONS = {kind.__name__: kind for kind in (nn.Tanh, nn.ReLU, nn.ELU, nn.LeakyReLU, nn.GELU, nn.SiLU)}
 _INSTEAD = "load it with its library and give 'file.py:agent' instead"
@@ -87,6 +88,20 @@ class NetworkAgent:
         return self.layers(self.transformer.features(observations, cached=True))
 
 
+_KNOWN = {  # the parts that a policy's weights may have beside its layers, which play no part in acting
+    "mlp_extractor.policy_net": (
+        "mlp_extractor",
+        "value_net",
+        "features_extractor",
+        "vf_features_extractor",
+        "log_std",
+    ),
+    "q_net.q_net": ("q_net_target",),
+}
+_EXTRACTORS = ("FlattenExtractor", "TransformerFeatures")
+_LIBRARIES = ("stable_baselines3.", "sb3_contrib.", "agents.adapters.stable_baselines3")
+
+
 def open_zip(path: Path, size: int, length: int, seed: int) -> TransformerPolicy | NetworkAgent:
     """The policy of a zip that stable-baselines3 saved.
 
@@ -101,12 +116,22 @@ def open_zip(path: Path, size: int, length: int, seed: int) -> TransformerPolicy
     """
     name = f"agent {str(path)!r}"
     weights, description = _read(path, name)
+    try:
+        return _opened(weights, description, (size, length), seed, name)
+    except (LookupError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise ValueError(f"{name} holds no policy of stable-baselines3: {told(error)}") from error
+
+
+def _opened(
+    weights: dict[str, Tensor], description: dict[str, Any], shape: tuple[int, int], seed: int, name: str
+) -> TransformerPolicy | NetworkAgent:
     if _EXTRA_STATE in weights:
+        _check_library(description, name)
         policy = policy_from(_extra_state(weights[_EXTRA_STATE], name), _under("transformer", weights), name, seed)
-        return _fitting(policy, size, name)
+        return _fitting(policy, shape[0], name)
     for layout in _LAYOUTS:
         if any(key.startswith(f"{layout.hidden}.") or key == f"{layout.output}.weight" for key in weights):
-            return _network(layout, weights, description, (size, length), seed, name)
+            return _network(layout, weights, description, shape, seed, name)
     raise ValueError(f"{name} holds no policy that can be read without running its objects; {_INSTEAD}")
 
 
@@ -119,17 +144,45 @@ def _read(path: Path, name: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
             if archive.getinfo("data").file_size > _MOST_TEXT:
                 raise ValueError("its description is too large to be one")
             description = json.loads(archive.read("data"))
-            weights = torch.load(io.BytesIO(archive.read("policy.pth")), map_location="cpu", weights_only=True)
+            entry = archive.getinfo("policy.pth")
+            if entry.file_size > _MOST_COMPRESSION * max(1, entry.compress_size):
+                raise ValueError("its policy.pth is compressed more than weights can be")
+            weights = torch.load(io.BytesIO(archive.read(entry)), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ValueError(
             f"{name}: its policy.pth holds more than weights, and Python objects of a file are never loaded"
         ) from error
     except (KeyError, ValueError, OSError, EOFError, RuntimeError, NotImplementedError, zipfile.BadZipFile) as error:
         raise ValueError(f"{name} is no zip that stable-baselines3 saved: {told(error)}") from error
-    tensors = isinstance(weights, Mapping) and all(isinstance(tensor, Tensor) for tensor in weights.values())
+    tensors = isinstance(weights, Mapping) and all(isinstance(key, str) and _is_whole(weights[key]) for key in weights)
     if not tensors or not isinstance(description, dict):
         raise ValueError(f"{name} is no zip that stable-baselines3 saved: its policy.pth holds no weights by name")
     return dict(weights), description
+
+
+def _is_whole(tensor: Any) -> bool:
+    """Whether a value is a tensor of real numbers that are all there; an expanded one claims more than a file holds."""
+    if not isinstance(tensor, Tensor) or tensor.layout is not torch.strided or tensor.is_complex():
+        return False
+    return tensor.numel() * tensor.element_size() <= tensor.untyped_storage().nbytes()
+
+
+def _check_library(description: dict[str, Any], name: str) -> None:
+    """Refuse a policy of a class of one's own, which may choose otherwise than its weights say."""
+    module = str(_plain(description, "policy_class").get("__module__", ""))
+    if not module.startswith(_LIBRARIES):
+        raise ValueError(f"{name} has a policy of its own class, of {shown(module)}; {_INSTEAD}")
+
+
+def _check_parts(layout: Layout, weights: dict[str, Tensor], description: dict[str, Any], name: str) -> None:
+    """Refuse what these layers are not all of: a recurrent state, or features of a class of one's own."""
+    allowed = (layout.hidden, layout.features, layout.output or layout.hidden, *_KNOWN[layout.hidden])
+    for key in weights:
+        if not any(key == part or key.startswith(f"{part}.") for part in allowed):
+            raise ValueError(f"{name} has parts that are not known here, {shown(key)}; {_INSTEAD}")
+    extractor = _plain(description, "policy_kwargs").get("features_extractor_class")
+    if extractor is not None and str(extractor).removesuffix("'>").rpartition(".")[2] not in _EXTRACTORS:
+        raise ValueError(f"{name} has a features extractor of its own class; {_INSTEAD}")
 
 
 def _network(
@@ -141,6 +194,8 @@ def _network(
     name: str,
 ) -> NetworkAgent:
     size, length = shape
+    _check_library(description, name)
+    _check_parts(layout, weights, description, name)
     features = _under(layout.features, weights)
     transformer = None
     if features:

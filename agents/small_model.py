@@ -26,6 +26,8 @@ def make_small_model(
     """
     if d_model < 1 or (d_model > _HEAD_SIZE and d_model % _HEAD_SIZE):
         raise ValueError(f"d_model={d_model}; give a multiple of {_HEAD_SIZE}, or a number below it")
+    if num_layers < 1:
+        raise ValueError(f"num_layers={num_layers}; give at least 1")
     config = GPT2Config(
         vocab_size=size + 1,
         n_embd=d_model,

@@ -51,6 +51,20 @@ class Masked:
 
 
 masked = Masked()
+
+
+class Stateful:
+    def predict(self, observation, deterministic=False):
+        return np.zeros(len(observation), dtype=int), np.zeros(3)
+
+
+stateful = Stateful()
+
+
+def raises(observations):
+    raise KeyError("\x1b[2J")
+
+
 short = lambda observations: np.zeros(len(observations) + 1, dtype=int)
 floats = lambda observations: np.zeros(len(observations))
 outside = lambda observations: np.full(len(observations), V)
@@ -168,6 +182,10 @@ def test_the_seed_of_a_baseline_is_that_of_its_draws(tmp_path, capsys):
         (["--agent", "FILE:short"], 1, "for 256 observations"),
         (["--agent", "FILE:floats"], 1, "float64"),
         (["--agent", "FILE:outside"], 1, "tokens are 0 to 7"),
+        (["--agent", "FILE:stateful"], 1, "it keeps a state"),
+        (["--agent", "FILE:raises"], 1, "raised KeyError"),
+        (["--agent", "FILE:sorts", "--temperature", "2"], 2, "--temperature is for a --model"),
+        (["--agent", "random", "--observation", "dict"], 2, "--observation dict is for an object"),
         (["--agent", "tabular", "--agent-timesteps", "0"], 2, "--agent-timesteps 0"),
     ],
 )
@@ -175,7 +193,7 @@ def test_a_wrong_agent_is_told(flags, code, message, file, capsys):
     given = [flag.replace("FILE", str(file)) for flag in flags]
     assert exit_code("evaluate", *given, "--episodes", 256) == code
     said = capsys.readouterr().err
-    assert message in said and "Traceback" not in said
+    assert message in said and "Traceback" not in said and "\x1b" not in said
 
 
 def test_an_agent_may_change_what_it_is_shown():

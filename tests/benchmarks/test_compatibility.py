@@ -28,6 +28,14 @@ def test_every_script_is_a_row_and_every_row_a_script():
     assert files == {plugin.script for plugin in PLUGINS} and len(files) == len(PLUGINS)
 
 
+def test_the_page_shows_the_saved_table():
+    root = SCRIPTS.parents[1]
+    page = (root / "agents" / "adapters" / "README.md").read_text(encoding="utf-8")
+    saved = (root / "benchmarks" / "results" / "agents" / "table.md").read_text(encoding="utf-8")
+    lines = [line for line in saved.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + len(PLUGINS) and all(f"{line}\n" in page for line in lines)
+
+
 def test_examples_are_short():
     for file in SCRIPTS.glob("*.py"):
         lines = sum(bool(line.strip()) for line in file.read_text(encoding="utf-8").splitlines())

@@ -5,6 +5,7 @@ them; what samples is what scores. Action masks are read from dict observations.
 """
 
 import json
+import operator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from agents.adapters.stable_baselines3.spaces import as_arrays, make_policy, tokens_space
 from agents.description import described
 from agents.policy import TransformerPolicy
+from agents.prefix_cache import PrefixCache
 from agents.sampling import TokenDistribution
 from textgym.vocabulary import Vocabulary
 
@@ -70,6 +72,7 @@ class TransformerActorCritic:
         tokens_space(observation_space)  # before stable-baselines3 looks at it
         if seed is None:  # stable-baselines3 seeds torch's generator with its own seed
             seed = int(torch.randint(2**31 - 1, ()))
+        seed = operator.index(seed)
         self.settings: dict[str, Any] = {
             "model": None if model is None else str(model),
             "d_model": d_model,
@@ -84,7 +87,8 @@ class TransformerActorCritic:
         """Called by the constructor of theirs, in place of the networks that it would make."""
         policy: Any = self
         policy.transformer = make_policy(policy.observation_space, policy.action_space, self.settings)
-        self.cache = policy.transformer.prefix_cache()
+        # With a checksum: weights may be written without a trace between two rollouts.
+        self.cache = PrefixCache(policy.transformer.model, checksum=True)
         self.generator = torch.Generator().manual_seed(self.settings["seed"])
         policy.optimizer = policy.optimizer_class(policy.parameters(), lr=lr_schedule(1), **policy.optimizer_kwargs)
 

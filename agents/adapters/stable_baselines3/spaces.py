@@ -64,7 +64,9 @@ def make_policy(
     else:
         length, seed = box.shape[0], settings["seed"]
         network = make_small_model(size, settings["d_model"], settings["num_layers"], length, (), seed)
-        policy = TransformerPolicy(network, size, bos_id=size, temperature=temperature or 1.0, seed=seed)
+        policy = TransformerPolicy(
+            network, size, bos_id=size, temperature=1.0 if temperature is None else temperature, seed=seed
+        )
     if policy.truncation:
         raise ValueError(
             "the policy cuts tokens off (top_k, top_p or min_p); what is cut off moves with the weights, and an update "

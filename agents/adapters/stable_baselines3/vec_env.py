@@ -5,6 +5,7 @@ It is what DummyVecEnv over scalar environments is, step for step, and many time
 
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -47,7 +48,9 @@ class TextGenVecEnv(VecEnv):
 
     def reset(self) -> Observations:
         """Begin an episode in every row, with the seeds and options that were set; observations [N, ...]."""
-        seeds = None if all(seed is None for seed in self._seeds) else self._seeds
+        seeds: Any = None if all(seed is None for seed in self._seeds) else self._seeds
+        if seeds is not None and self.native.problem.rng == "shared":
+            seeds = seeds[0]  # all rows draw from one generator
         observations, infos = self.envs.reset(seed=seeds, options=_joined(self._options))
         self._reset_seeds()
         self._reset_options()
@@ -68,7 +71,7 @@ class TextGenVecEnv(VecEnv):
         if ended.any():
             last = _rows(infos["final_info"])
             for row in np.flatnonzero(ended).tolist():
-                rows[row] = last[row] | {"terminal_observation": infos["final_obs"][row]}
+                rows[row] = rows[row] | last[row] | {"terminal_observation": infos["final_obs"][row]}
         for info, cut in zip(rows, (truncated & ~terminated).tolist(), strict=True):
             info["TimeLimit.truncated"] = cut
         return observations, rewards.astype(np.float32), ended, rows
@@ -125,7 +128,7 @@ def make_vec_env(
         env_id: of the registered environment.
         n_envs: N.
         seed: row i is seeded with seed + i at the first reset.
-        monitor_dir: folder for the monitor's file; none is written without.
+        monitor_dir: folder for the monitor's file, made where it does not exist; none is written without.
         env_kwargs: the environment's keywords.
 
     Returns:
@@ -137,6 +140,8 @@ def make_vec_env(
     if isinstance(native, TextGenVectorEnv) and native.problem.constraint is not None and "observation" not in keywords:
         envs = gym.make_vec(env_id, num_envs=n_envs, observation="dict", **keywords)
     vec_env = TextGenVecEnv(envs)
+    if monitor_dir is not None:
+        Path(monitor_dir).mkdir(parents=True, exist_ok=True)
     if seed is not None:
         vec_env.seed(seed)
     return VecMonitor(vec_env, monitor_dir)
@@ -152,5 +157,15 @@ def _rows(infos: dict[str, Any]) -> list[dict[str, Any]]:
     """A dict a row, with the values that a scalar environment has there, of Gymnasium's dict of arrays."""
     names = [name for name in infos if not name.startswith(("_", "final_"))]
     # Python's own numbers, as a scalar environment has them; what has more than one value stays an array.
-    columns = [infos[name].tolist() if infos[name].ndim == 1 else list(infos[name]) for name in names]
-    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    columns = [_column(infos[name]) for name in names]
+    rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    for name in names:  # what a wrapper says of some rows alone
+        for row in np.flatnonzero(~infos.get(f"_{name}", np.ones(len(rows), dtype=bool))):
+            del rows[row][name]
+    return rows
+
+
+def _column(values: Any) -> list[Any]:
+    if isinstance(values, dict):  # a wrapper's
+        return _rows(values)
+    return values.tolist() if values.ndim == 1 else list(values)

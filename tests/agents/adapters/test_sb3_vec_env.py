@@ -91,6 +91,20 @@ def test_seeds_are_used_once_and_options_reach_the_rows():
     assert (native.reset()[:, :2] == [0, 1]).all()
 
 
+def test_rows_that_share_a_generator_are_seeded_together():
+    first, second = (make_vec_env(n_envs=3, seed=4, env_kwargs={"rng": "shared"}).reset() for _ in range(2))
+    assert np.array_equal(first, second)
+
+
+def test_infos_of_wrappers_reach_their_rows():
+    native = gym.make_vec("TextGen-v0", num_envs=2, autoreset_mode=AutoresetMode.SAME_STEP)
+    envs = TextGenVecEnv(gym.wrappers.vector.RecordEpisodeStatistics(native))
+    envs.reset()
+    for _ in range(4):
+        _, rewards, dones, infos = envs.step(np.zeros(2, dtype=np.int64))
+    assert dones.all() and [info["episode"]["r"] for info in infos] == pytest.approx(rewards.tolist())
+
+
 def test_attributes_and_methods_of_rows():
     native, dummy = both({"task": "brackets"})
     native.reset()

@@ -10,6 +10,8 @@ import pytest
 import torch
 from sb3_contrib import MaskablePPO, RecurrentPPO
 from stable_baselines3 import A2C, DQN, PPO
+from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import FlattenExtractor
 
 from agents.adapters.stable_baselines3 import MaskableTextGenPolicy, TextGenPolicy, TransformerFeatures, make_vec_env
 from agents.policy import TransformerPolicy
@@ -154,6 +156,23 @@ def test_weights_that_are_more_than_weights_are_refused(saved, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
+def test_tensors_that_claim_more_than_the_file_holds_are_refused(saved, tmp_path):
+    _, _, path = saved
+    file = io.BytesIO()
+    torch.save({"action_net.weight": torch.zeros(1).expand(2**20, 2**20)}, file)
+    with pytest.raises(ValueError, match="no weights by name"):
+        open_zip(rewritten(path, tmp_path / "wide.zip", policy=file.getvalue()), V, L, seed=0)
+
+
+def test_weights_that_are_zipped_too_well_are_refused(saved, tmp_path):
+    _, _, path = saved
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "bomb.zip", "w", zipfile.ZIP_DEFLATED) as new:
+        new.writestr("data", old.read("data"))
+        new.writestr("policy.pth", bytes(2**24))
+    with pytest.raises(ValueError, match="compressed more"):
+        open_zip(tmp_path / "bomb.zip", V, L, seed=0)
+
+
 def test_what_only_objects_describe_is_refused(tmp_path):
     recurrent = RecurrentPPO("MlpLstmPolicy", envs(), n_steps=8, batch_size=32, device="cpu")
     recurrent.save(tmp_path / "recurrent.zip")
@@ -166,7 +185,24 @@ def test_what_only_objects_describe_is_refused(tmp_path):
         "MlpPolicy", envs(), n_steps=8, batch_size=32, device="cpu", policy_kwargs={"features_extractor_class": Own}
     )
     own.save(tmp_path / "own.zip")
-    for name in ("recurrent", "own"):
+    # Without layers of its own, and as wide as the features: its weights look like those of another policy.
+    kwargs = features(lstm_hidden_size=32, net_arch=[])
+    alike = RecurrentPPO("MlpLstmPolicy", envs(), n_steps=8, batch_size=32, device="cpu", policy_kwargs=kwargs)
+    alike.save(tmp_path / "alike.zip")
+
+    class Scaled(FlattenExtractor):
+        def forward(self, observations):
+            return super().forward(observations) / 8
+
+    kwargs = {"features_extractor_class": Scaled}
+    scaled = PPO("MlpPolicy", envs(), n_steps=8, batch_size=32, device="cpu", policy_kwargs=kwargs)
+    scaled.save(tmp_path / "scaled.zip")
+
+    class OwnPolicy(ActorCriticPolicy):
+        pass
+
+    PPO(OwnPolicy, envs(), n_steps=8, batch_size=32, device="cpu").save(tmp_path / "policy.zip")
+    for name in ("recurrent", "own", "alike", "scaled", "policy"):
         with pytest.raises(ValueError, match=rf"{name}.zip"):
             open_zip(tmp_path / f"{name}.zip", V, L, seed=0)
 
