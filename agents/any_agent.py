@@ -25,6 +25,7 @@ class Playable(NamedTuple):
 
     actors: dict[str, Actor]
     note: str = ""  # what has to be known of it
+    certain: bool = True  # whether "greedy" chooses the same every time
     episodes: int | None = None  # where none are asked for, and it is too slow for all prompts
 
     def chosen(self, names: tuple[str, ...]) -> dict[str, Actor]:
@@ -80,7 +81,8 @@ def _object(place: str, settings: EvaluateSettings, problem: Problem) -> Playabl
 
     if not predicts(agent):
         return Playable({AS_IT_ACTS: called(False)})
-    return Playable({"greedy": called(True), "sampled": called(False)}, "draws as it likes, whatever the seed")
+    note = "draws as it likes, whatever the seed"
+    return Playable({"greedy": called(True), "sampled": called(False)}, note, certain=False)
 
 
 class _GreedyNetwork:

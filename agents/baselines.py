@@ -67,7 +67,7 @@ class TabularAgent:
         """Play so many tokens, and learn from each episode as it ends.
 
         Args:
-            total_timesteps: tokens, to a multiple of the environments.
+            total_timesteps: tokens, to whole episodes of all environments.
             num_envs: episodes at a time.
         """
         envs = rollout_env(TextGenVectorEnv(num_envs, autoreset_mode=AutoresetMode.DISABLED, problem=self.problem))
@@ -88,8 +88,8 @@ class TabularAgent:
                     visited[row].append((key, int(actions[row]), float(rewards[row])))
                 done += len(rows)
                 running &= ~(terminated | truncated)
-            for episode in visited:
-                self._learn_from(episode)
+            for row in np.flatnonzero(infos["valid"]).tolist():  # nothing is learned from a dropped episode
+                self._learn_from(visited[row])
         return self
 
     def act(

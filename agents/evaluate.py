@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.any_agent import open_agent
+from agents.any_agent import Playable, open_agent
 from agents.display import known, say
 from agents.evaluate_settings import EvaluateSettings
 from agents.evaluation import Measure, Plan, make_plan, measures
@@ -36,7 +36,7 @@ def evaluate(settings: EvaluateSettings) -> int:
         playable = open_agent(settings, problem)
         actors = playable.chosen(settings.policies)
     bounds = _known_range(settings, problem)
-    plans = {name: _plan(settings, problem, name, playable.episodes) for name in actors}
+    plans = {name: _plan(settings, problem, name, playable) for name in actors}
     played = " and ".join(f"{_episodes(plan)} {name}" for name, plan in plans.items())
     say(
         f"textgym evaluate: {described(problem)}; {escape(str(settings.model or settings.agent))}; up to "
@@ -47,7 +47,7 @@ def evaluate(settings: EvaluateSettings) -> int:
     for name, plan in plans.items():
         rollout = _play(problem, actors[name], plan, settings.seed)
         lines += measures(name, rollout, plan, problem.reward.names, settings.confidence, bounds)
-        notes.append(f"{name}: {in_words(plan, _chance(problem, name))}{_dropped(rollout)}")
+        notes.append(f"{name}: {in_words(plan, _chance(problem, name, playable))}{_dropped(rollout)}")
     notes += [f"agent: {playable.note}"] if playable.note else []
     notes += _general_notes(problem, bounds, lines)
     say("\n".join([table(lines, settings.confidence), "", *notes]))
@@ -107,15 +107,19 @@ def _episodes(plan: Plan) -> str:
     return f"{plan.episodes:,} episode{'s' if plan.episodes > 1 else ''}"
 
 
-def _chance(problem: Problem, policy: str) -> str:
+def _chance(problem: Problem, policy: str, playable: Playable) -> str:
     """What differs when a policy plays a prompt again."""
-    parts = (["the texts"] if policy != "greedy" else []) + (["the scores"] if problem.draws else [])
+    parts = ([] if policy == "greedy" and playable.certain else ["the texts"]) + (
+        ["the scores"] if problem.draws else []
+    )
     return f"chance in {' and '.join(parts)}" if parts else ""
 
 
-def _plan(settings: EvaluateSettings, problem: Problem, policy: str, usual: int | None) -> Plan:
+def _plan(settings: EvaluateSettings, problem: Problem, policy: str, playable: Playable) -> Plan:
     fixed = settings.fixed_prompts or settings.prompts is None  # a task's prompts are all there are
-    return make_plan(len(problem.prompts), settings.episodes or usual, not _chance(problem, policy), fixed)
+    return make_plan(
+        len(problem.prompts), settings.episodes or playable.episodes, not _chance(problem, policy, playable), fixed
+    )
 
 
 def _play(problem: Problem, policy: Actor, plan: Plan, seed: int) -> Rollout:

@@ -61,7 +61,7 @@ class EvaluateSettings(EnvSettings):
 
     def resolved(self) -> "EvaluateSettings":
         """The settings with an agent that is a folder as the model that it is."""
-        if self.agent is None or not Path(self.agent).is_dir():
+        if self.agent is None or self.agent in BASELINES or not Path(self.agent).is_dir():
             return self
         return replace(self, model=Path(self.agent), agent=None)
 

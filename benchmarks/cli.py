@@ -176,6 +176,7 @@ def agents(arguments: list[str], command: str) -> int:
             continue
         append_run(folder, reached._asdict())
         found[plugin.script] = reached
+        failed += reached.verdict != "met" and not plugin.remark
         _say(
             f"{plugin.script}: {reached.mean:.3f} of {reached.optimum:g} in {reached.seconds:.0f} s, {reached.verdict}"
         )

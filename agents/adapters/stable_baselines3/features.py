@@ -45,6 +45,10 @@ class TransformerFeatures(BaseFeaturesExtractor):
         super().__init__(observation_space, transformer.model.get_output_embeddings().weight.shape[1])
         self.transformer = transformer
 
+    def apply(self, fn: Any) -> "TransformerFeatures":
+        """Nothing: stable-baselines3's `ortho_init` would replace the model's weights, a given folder's too."""
+        return self
+
     def forward(self, observations: Any) -> Tensor:
         """Features [N, d] of histories [N, L], which may have become floats on the way."""
         return self.transformer.features(as_arrays(observations), cached=not torch.is_grad_enabled())

@@ -6,6 +6,7 @@ them; what samples is what scores. Action masks are read from dict observations.
 
 import json
 import operator
+from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from gymnasium import spaces
 from stable_baselines3.common.distributions import CategoricalDistribution
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor
+from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agents.adapters.stable_baselines3.spaces import as_arrays, make_policy, tokens_space
@@ -91,6 +93,14 @@ class TransformerActorCritic:
         self.cache = PrefixCache(policy.transformer.model, checksum=True)
         self.generator = torch.Generator().manual_seed(self.settings["seed"])
         policy.optimizer = policy.optimizer_class(policy.parameters(), lr=lr_schedule(1), **policy.optimizer_kwargs)
+
+    def named_parameters(self, *arguments: Any, **keywords: Any) -> Iterator[tuple[str, Parameter]]:
+        """As every module's; `value` stands in the names of the value head alone.
+
+        sb3-contrib's TRPO takes whatever is called so for the critic's, and some models have a `query_key_value`.
+        """
+        for name, parameter in super().named_parameters(*arguments, **keywords):  # type: ignore[misc]
+            yield (name if ".value_head." in name else name.replace("value", "v")), parameter
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
         theirs = super()._get_constructor_parameters()  # type: ignore[misc]

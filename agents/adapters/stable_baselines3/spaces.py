@@ -7,6 +7,7 @@ import numpy as np
 from gymnasium import spaces
 from torch import Tensor
 
+from agents.lora import is_lora
 from agents.policy import TransformerPolicy
 from agents.small_model import make_small_model
 from textgym.escape import shown
@@ -34,7 +35,12 @@ def as_arrays(obs: Any) -> Any:
     if isinstance(obs, Mapping):
         return {name: as_arrays(value) for name, value in obs.items()}
     array = obs.detach().cpu().numpy() if isinstance(obs, Tensor) else np.asarray(obs)
-    return array.astype(np.int64)  # stable-baselines3 makes floats of some, exact below 2^24
+    whole = array.astype(np.int64)  # stable-baselines3 makes floats of some, exact below 2^24
+    if not np.array_equal(whole, array):
+        raise ValueError(
+            "the observations are no whole numbers; token ids are names: VecNormalize takes norm_obs=False"
+        )
+    return whole
 
 
 def make_policy(
@@ -72,5 +78,9 @@ def make_policy(
             "the policy cuts tokens off (top_k, top_p or min_p); what is cut off moves with the weights, and an update "
             "would meet actions that cannot be sampled any more: leave them out"
         )
+    if is_lora(policy.model):
+        raise ValueError("the model has LoRA adapters; save_pretrained it, which merges them, and give that folder")
+    if policy.max_length is not None and policy.max_length < box.shape[0]:
+        raise ValueError(f"the model takes {policy.max_length} tokens and histories have up to {box.shape[0]}")
     policy.add_value_head()
     return policy

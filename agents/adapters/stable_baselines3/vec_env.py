@@ -42,6 +42,10 @@ class TextGenVecEnv(VecEnv):
                 f"envs has autoreset_mode {native.autoreset_mode.name}; make it with "
                 "autoreset_mode=AutoresetMode.SAME_STEP, which is what stable-baselines3 expects"
             )
+        if not native.problem.copy:
+            raise ValueError(
+                "envs has copy=False; leave that out: stable-baselines3 keeps observations past the next step"
+            )
         self.envs, self.native = envs, native
         self._actions = np.zeros(0, dtype=np.int64)
         super().__init__(envs.num_envs, envs.single_observation_space, envs.single_action_space)

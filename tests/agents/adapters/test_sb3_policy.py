@@ -146,7 +146,9 @@ def test_every_algorithm_trains(name):
     agent.learn(128)
     after = weights(agent)
     assert all(parameter.isfinite().all() for parameter in after)
-    assert any(not torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    names = [name for name, _ in agent.policy.named_parameters()]
+    moved = [name for name, one, other in zip(names, before, after, strict=True) if not torch.equal(one, other)]
+    assert any("c_attn" in name for name in moved)  # the transformer itself
     actions, _ = agent.predict(envs.reset(), deterministic=True)
     assert actions.shape == (8,)
 
@@ -154,7 +156,47 @@ def test_every_algorithm_trains(name):
 @pytest.mark.parametrize("name", ["A2C", "TRPO", "MaskablePPO"])
 def test_masks_are_never_violated(name):
     envs = make_vec_env(n_envs=8, seed=0, env_kwargs={"task": "brackets"})  # an illegal token raises
-    ALGORITHMS[name](envs).learn(256)
+    agent = ALGORITHMS[name](envs)
+    agent.learn(256)
+    assert all(parameter.isfinite().all() for parameter in weights(agent))
+
+
+def test_masks_that_sb3_contrib_asks_for_hold_without_those_of_observations():
+    envs = make_vec_env(n_envs=8, seed=0, env_kwargs={"task": "brackets", "observation": "tokens"})
+    ALGORITHMS["MaskablePPO"](envs).learn(256)
+
+
+def test_features_begin_as_the_folder_says(tmp_path):
+    TransformerPolicy.small(8, d_model=32, num_layers=1, seed=5).save_pretrained(tmp_path)
+    kwargs = {"features_extractor_class": TransformerFeatures, "features_extractor_kwargs": {"model": tmp_path}}
+    agent = PPO("MlpPolicy", make_vec_env(n_envs=2), n_steps=8, batch_size=16, device="cpu", policy_kwargs=kwargs)
+    expected = TransformerPolicy.from_pretrained(tmp_path).model.state_dict()
+    found = agent.policy.features_extractor.transformer.model.state_dict()
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_only_the_critic_is_called_value():
+    class Attention(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.query_key_value = torch.nn.Linear(2, 2)
+
+    policy = ppo(make_vec_env(n_envs=2)).policy
+    policy.transformer.model.other = Attention()
+    names = [name for name, _ in policy.named_parameters() if "value" in name]
+    assert names == ["transformer.value_head.linear.weight", "transformer.value_head.linear.bias"]
+    assert len(list(policy.parameters())) == len({id(parameter) for parameter in policy.parameters()}) > 2
+
+
+def test_a_target_network_is_not_asked_about_its_old_weights():
+    agent = ALGORITHMS["DQN"](make_vec_env(n_envs=4, seed=0))
+    observations = torch.as_tensor(agent.env.reset())
+    with torch.no_grad():
+        agent.q_net_target(observations)
+        for parameter in agent.q_net_target.parameters():
+            parameter.data.mul_(1.5)  # as polyak_update writes them
+        found = agent.q_net_target(observations)
+    assert torch.allclose(found, agent.q_net_target(observations), atol=1e-5)  # with a gradient, and no cache
 
 
 def test_a_policy_without_masks_is_told_what_it_did():
@@ -270,3 +312,9 @@ def test_settings_that_do_not_fit_are_refused(tmp_path):
     TransformerPolicy.small(8, d_model=32, num_layers=1, top_k=2).save_pretrained(tmp_path / "cut")
     with pytest.raises(ValueError, match="cuts tokens off"):
         ppo(envs, policy_kwargs={"model": tmp_path / "cut"})
+    with pytest.raises(ValueError, match="temperature"):
+        ppo(envs, policy_kwargs={"temperature": 0.0})
+    with pytest.raises(ValueError, match="num_layers=0"):
+        ppo(envs, policy_kwargs={"num_layers": 0})
+    with pytest.raises(ValueError, match="copy=False"):
+        make_vec_env(env_kwargs={"copy": False})

@@ -148,7 +148,7 @@ def test_the_monitor_counts_whole_episodes(tmp_path):
             assert infos[row]["episode"]["r"] == pytest.approx(returns[row], abs=1e-6)
             assert (infos[row]["terminal_observation"] != 8).all()  # whole, not the next episode's
             returns[row] = 0
-    assert dones.all()
+    assert dones.all() and list((tmp_path / "monitor").iterdir())
 
 
 def test_rewards_can_be_normalised_and_observations_stay_as_they_are():
