@@ -1,6 +1,6 @@
 """Any agent as something that can be played: a model's folder, a zip, an object of one's own, a baseline.
 
-A kind of agent is a row of a table: what its name looks like, and what opens it.
+A baseline is a row of a table.
 """
 
 from collections.abc import Callable

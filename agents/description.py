@@ -4,6 +4,7 @@ Describes and builds; files are left to others. Nothing of a description is run:
 that transformers knows, and numbers.
 """
 
+import json
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -35,6 +36,11 @@ def described(policy: TransformerPolicy) -> dict[str, Any]:
         "min_p": truncation.min_p,
         "value_head": policy.value_head is not None,
     }
+
+
+def packed(policy: TransformerPolicy) -> Tensor:
+    """The description as JSON in uint8, which stands among weights and is read by `weights_only`."""
+    return torch.frombuffer(bytearray(json.dumps(described(policy)), "utf-8"), dtype=torch.uint8)
 
 
 def policy_from(

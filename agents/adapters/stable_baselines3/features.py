@@ -1,17 +1,15 @@
 """TransformerFeatures: what a transformer makes of a history, for stable-baselines3's own networks."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from gymnasium import spaces
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor
 
 from agents.adapters.stable_baselines3.spaces import as_arrays, make_policy, tokens_space
-from agents.description import described
+from agents.description import packed
 
 
 class TransformerFeatures(BaseFeaturesExtractor):
@@ -55,7 +53,7 @@ class TransformerFeatures(BaseFeaturesExtractor):
 
     def get_extra_state(self) -> Tensor:
         """As `TextGenPolicy.get_extra_state`."""
-        return torch.from_numpy(np.frombuffer(json.dumps(described(self.transformer)).encode(), dtype=np.uint8).copy())
+        return packed(self.transformer)
 
     def set_extra_state(self, state: Tensor) -> None:
         """As `TextGenPolicy.set_extra_state`."""

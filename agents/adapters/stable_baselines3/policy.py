@@ -4,7 +4,6 @@ Rollouts go through the prefix cache; an update runs the states of one episode t
 them; what samples is what scores. Action masks are read from dict observations.
 """
 
-import json
 import operator
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -21,7 +20,7 @@ from torch.nn import Parameter
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from agents.adapters.stable_baselines3.spaces import as_arrays, make_policy, tokens_space
-from agents.description import described
+from agents.description import packed
 from agents.policy import TransformerPolicy
 from agents.prefix_cache import PrefixCache
 from agents.sampling import TokenDistribution
@@ -148,9 +147,8 @@ class TransformerActorCritic:
             self.cache.forget()
 
     def get_extra_state(self) -> Tensor:
-        """The architecture and the tokens, for whoever loads the weights; JSON as uint8, which `weights_only` reads."""
-        text = json.dumps(described(self.transformer))
-        return torch.from_numpy(np.frombuffer(text.encode(), dtype=np.uint8).copy())
+        """The architecture, for whoever loads the weights."""
+        return packed(self.transformer)
 
     def set_extra_state(self, state: Tensor) -> None:
         """Nothing to do: the weights that stand beside it fit the architecture or do not load."""
